@@ -1,0 +1,1 @@
+"""What a net costs and what it sees."""

@@ -1,0 +1,57 @@
+"""Checkpoints: when they are written, and that they are whole."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """best.ckpt and last.ckpt in the run directory's checkpoints/.
+
+    Unlike its base, a tie goes to the later epoch: on a small validation set ties are common, and the
+    later weights have seen more, at a higher resolution.
+    """
+
+    def __init__(self, monitor: str = "val/accuracy", mode: str = "max") -> None:
+        super().__init__(
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=1,
+            save_last=True,
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+        )
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        best = self.best_k_models.get(self.kth_best_model_path)
+        if current is not None and best is not None and bool(current == best):
+            return True
+        return super().check_monitor_top_k(trainer, current)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to the disk, then renames: a kill leaves the old file or the new.
+
+    Lightning's own writes to $TMPDIR and moves, which on another file system is a copy that a kill cuts.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        if storage_options is not None:
+            raise ValueError(f"storage_options={storage_options!r}: a run directory is a local one")
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)

@@ -1,0 +1,191 @@
+"""The LightningModule around any net: normalisation, mixing, loss, metrics, optimizer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassConfusionMatrix,
+)
+
+from crescendo import mixing
+from crescendo.curriculum.schedule import Stage
+from crescendo.data.datamodule import Batch
+from crescendo.optim import Schedule, parameter_groups
+from crescendo.randomness import seed_of
+from crescendo.regularization import apply_to_net
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+
+
+class ImageClassifier(L.LightningModule):
+    """Trains `net`, which maps images [N, C, R, R] to logits [N, classes].
+
+    Args:
+        net: any net of crescendo.models.
+        optimizer: makes the optimizer from parameter groups.
+        schedule: of the learning rate.
+        mean, std: of each channel, for images in 0..1.
+        num_classes: number of classes.
+        seed: of what is drawn on the device: dropout, drop path, mixing.
+        channels_last: memory format of the weights; the images come in it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: OptimizerFactory,
+        schedule: Schedule,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        num_classes: int,
+        seed: int = 0,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.to(memory_format=self.memory_format)
+        self.optimizer_factory, self.schedule = optimizer, schedule
+        self.seed = seed
+        self.stage = Stage(index=0, first_epoch=0, epochs=0, resolution=0)
+        for name, values in {"mean": mean, "std": std}.items():
+            in_bytes = torch.tensor(values)[:, None, None] * 255
+            self.register_buffer(name, in_bytes, persistent=False)
+        self.train_sums = TrainingSums()
+        self.val_metrics = _evaluation_metrics(num_classes, "val/")
+        self.test_metrics = _evaluation_metrics(num_classes, "test/")
+        self.test_metrics["calibration_error"] = MulticlassCalibrationError(
+            num_classes, n_bins=15, validate_args=False
+        )
+        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+
+    def enter(self, stage: Stage) -> None:
+        """Take over a stage's knobs: the net's rates now, the batch's strengths from the next step."""
+        self.stage = stage
+        apply_to_net(self.net, stage.knobs)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [N, C, R, R] to floats of mean 0 and deviation 1, in the net's memory format."""
+        floats = images.to(self.mean.dtype, memory_format=self.memory_format)
+        return floats.sub_(self.mean).div_(self.std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, classes] of uint8 images."""
+        return self.net(self.normalise(images))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        torch.manual_seed(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        strength = self.stage.knobs.get
+        images, targets = mixing.mix(
+            self.normalise(batch.images),
+            batch.labels,
+            strength("mixup", 0.0),
+            strength("cutmix", 0.0),
+        )
+        images = mixing.erase(images, strength("random_erasing", 0.0))
+        logits = self.net(images)
+        loss = mixing.cross_entropy(logits, targets, strength("label_smoothing", 0.0))
+        self.train_sums.add(loss.detach(), mixing.count_correct(logits.detach(), targets), len(images))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        _update(self.val_metrics, self(batch.images), batch.labels)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_and_reset(self.val_metrics)
+
+    def on_test_start(self) -> None:
+        self.confusion.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self(batch.images)
+        _update(self.test_metrics, logits, batch.labels)
+        self.confusion.update(logits, batch.labels)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_and_reset(self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Probabilities [N, classes]."""
+        return self(batch.images).softmax(1)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self.optimizer_factory(parameter_groups(self.net))
+        epochs = self.trainer.max_epochs or 1
+        steps_per_epoch = max(1, self.trainer.estimated_stepping_batches // epochs)
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step / steps_per_epoch, epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint knows how its weights validated."""
+        checkpoint["validation"] = {
+            name: float(value)
+            for name, value in self.trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+
+    def _log_and_reset(self, metrics: MetricCollection) -> None:
+        self.log_dict(metrics.compute())
+        metrics.reset()
+
+
+class TrainingSums:
+    """Loss and right answers since they were last taken: added up on the device, read seldom.
+
+    Reading is what makes the host wait for the device, so steps only add.
+    """
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+        self._images = 0
+
+    def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
+        """One batch: its mean loss, and how many of its answers were right."""
+        batch = torch.stack((loss.float() * images, correct))
+        self._sums = batch if self._sums is None else self._sums.add_(batch)
+        self._images += images
+
+    def take(self, reduce: Callable[[Tensor], Tensor]) -> tuple[float, float, int]:
+        """Sum of the losses, of the right answers, and number of images; starts again from zero.
+
+        `reduce` adds a tensor up over the devices.
+        """
+        if self._sums is None:
+            return 0.0, 0.0, 0
+        images = self._sums.new_tensor([self._images])
+        loss, correct, count = reduce(torch.cat((self._sums, images))).tolist()
+        self._sums, self._images = None, 0
+        return loss, correct, round(count)
+
+
+def _evaluation_metrics(num_classes: int, prefix: str) -> MetricCollection:
+    metrics: Mapping[str, Any] = {
+        "loss": MeanMetric(nan_strategy="disable"),
+        "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+        "accuracy_top5": MulticlassAccuracy(
+            num_classes, average="micro", top_k=min(5, num_classes), validate_args=False
+        ),
+    }
+    return MetricCollection(dict(metrics), prefix=prefix, compute_groups=False)
+
+
+def _update(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
+    logits = logits.float()
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    for name, metric in metrics.items(keep_base=True):
+        if name == "loss":
+            metric.update(losses)
+        else:
+            metric.update(logits, labels)

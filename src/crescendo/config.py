@@ -1,0 +1,353 @@
+"""What a configuration may hold. Checked right after composing, before torch is even imported.
+
+The groups of conf/ give values, this module gives their types. A node with a `_target_` may hold
+further arguments of that target: they are checked against its signature when it is built.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, cast
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
+
+from crescendo.errors import UserError, did_you_mean
+
+TRUSTED = ("crescendo", "torch", "torchvision", "torchmetrics", "lightning", "hydra")
+
+
+class Group(BaseModel):
+    """A group of settings; any other key is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=False)
+
+
+class Target(BaseModel):
+    """Something to build: a dotted name, and its arguments."""
+
+    model_config = ConfigDict(extra="allow")
+    target: str = Field(alias="_target_")
+
+
+class Range(Group):
+    """From the first curriculum stage to the last."""
+
+    start: float
+    end: float
+
+
+def _number_or_range(value: object) -> object:
+    """Tell a user what a knob may be, in one sentence, not once for each member of a union."""
+    if isinstance(value, bool) or not isinstance(value, int | float | dict | str):
+        raise ValueError("must be a number or a range {start: , end: }")
+    if isinstance(value, dict) and set(value) != {"start", "end"}:
+        raise ValueError(f"a range has start and end, this one has {', '.join(value) or 'neither'}")
+    values = value.values() if isinstance(value, dict) else [value]
+    for number in values:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise ValueError(f"must be a number or a range {{start: , end: }}, not {number!r}")
+    return value
+
+
+def _published_or_range(value: object) -> object:
+    return value if value == "published" else _number_or_range(value)
+
+
+def _whole_pixels(value: object) -> object:
+    value = _number_or_range(value)
+    for pixels in value.values() if isinstance(value, dict) else [value]:
+        if not isinstance(pixels, int) or pixels < 1:
+            raise ValueError(f"must be whole pixels, 1 or more, not {pixels!r}")
+    return value
+
+
+Strength = Annotated[Any, BeforeValidator(_number_or_range)]
+StrengthOrPublished = Annotated[Any, BeforeValidator(_published_or_range)]
+Pixels = Annotated[Any, BeforeValidator(_whole_pixels)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+ShareOrAll = Annotated[float, Field(gt=0, le=1)]
+
+
+def _rising_shares(values: list[float]) -> list[float]:
+    if len(values) != 2 or not 0 < values[0] <= values[1] <= 1:
+        raise ValueError("must be two rising shares of the area, such as [0.08, 1.0]")
+    return values
+
+
+class AugmentationSettings(Group):
+    shift: Annotated[float, Field(ge=0, lt=1)]
+    flip: bool
+    crop_area: Annotated[list[float], AfterValidator(_rising_shares)] | None
+    lighting: NonNegativeFloat
+
+
+class DataSettings(Group):
+    name: str
+    root: str | None = None
+    download: bool = False
+    source: Target
+    num_classes: Annotated[int, Field(ge=2)]
+    class_names: list[str] | None
+    in_channels: Literal[1, 3]
+    native_size: PositiveInt
+    mean: list[float]
+    std: list[PositiveFloat]
+    fit: Literal["resize", "pad"]
+    eval_crop: ShareOrAll
+    augmentation: AugmentationSettings
+    batch_size: PositiveInt
+    eval_batch_size: PositiveInt
+    num_workers: NonNegativeInt
+    val_fraction: Share
+    fraction: ShareOrAll
+    split_seed: NonNegativeInt
+
+
+class ModelSettings(Target):
+    num_classes: Annotated[int, Field(ge=2)]
+    in_channels: Literal[1, 3]
+
+
+class RegularizationSettings(Group):
+    dropout: StrengthOrPublished
+    drop_path: StrengthOrPublished
+    random_erasing: Strength
+    mixup: Strength
+    cutmix: Strength
+    label_smoothing: Strength
+
+
+class CurriculumSettings(Target):
+    stages: PositiveInt
+    split: Literal["even"] | list[PositiveInt]
+    resolution: Pixels
+    multiple_of: PositiveInt
+    interpolation: Literal["linear", "geometric"]
+    evaluation_resolution: PositiveInt | None
+
+
+class OptimizerSettings(Target):
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+
+
+Limit = NonNegativeInt | Annotated[float, Field(ge=0, le=1)]
+
+
+class TrainerSettings(Target):
+    accelerator: str
+    devices: PositiveInt | Literal["auto", -1] | list[NonNegativeInt]
+    num_nodes: PositiveInt
+    strategy: str
+    precision: str | int
+    max_epochs: PositiveInt
+    max_steps: Annotated[int, Field(ge=-1)]
+    accumulate_grad_batches: PositiveInt
+    gradient_clip_val: PositiveFloat | None
+    log_every_n_steps: PositiveInt
+    check_val_every_n_epoch: PositiveInt
+    limit_train_batches: Limit
+    limit_val_batches: Limit
+    limit_test_batches: Limit
+    num_sanity_val_steps: NonNegativeInt
+    deterministic: bool | Literal["warn"]
+    enable_progress_bar: bool
+
+
+class Settings(Group):
+    """The whole configuration."""
+
+    data: DataSettings
+    model: ModelSettings
+    regularization: RegularizationSettings
+    curriculum: CurriculumSettings
+    optimizer: OptimizerSettings
+    lr_schedule: Target
+    trainer: TrainerSettings
+    callbacks: dict[str, Target]
+    logger: Target | Annotated[dict[str, Any], Field(max_length=0)]
+    name: Annotated[str, Field(pattern=r"^[\w.+=,-]+$")]
+    runs_dir: str
+    seed: NonNegativeInt
+    channels_last: bool
+    plan: bool
+
+
+def validate(config: DictConfig) -> None:
+    """Check a composed configuration: every key, type and bound, and where its targets come from.
+
+    Raises:
+        UserError: names the setting, what was given, and what would be right.
+    """
+    values = _resolved(config)
+    try:
+        Settings.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(_explanations(error, values))) from error
+    for key in ("mean", "std"):
+        given = len(values["data"][key])
+        if given != values["data"]["in_channels"]:
+            raise UserError(
+                f"data.{key} has {given} values for data.in_channels={values['data']['in_channels']}."
+            )
+    check_targets(values)
+
+
+def check_targets(values: object, key: str = "") -> None:
+    """Refuse every `_target_` below `values` that lies outside of the trusted packages.
+
+    A configuration that came from elsewhere is data: nothing of it runs before this.
+
+    Raises:
+        UserError: names the setting and its target.
+    """
+    for place, target in _targets(values, key):
+        if not isinstance(target, str) or target.split(".")[0] not in TRUSTED:
+            raise UserError(
+                f"{place}._target_={target}: refused. Only targets of {', '.join(TRUSTED)} are built."
+            )
+
+
+def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
+    """Build what the `_target_` of the setting `key` names, from its values and `arguments`.
+
+    Raises:
+        UserError: there is no such target, or it takes no such argument or value.
+    """
+    return build_partial(node, key)(**arguments)
+
+
+def build_partial(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
+    """The same, as a function that still takes arguments."""
+    check_targets(node, key)
+    name = node["_target_"]
+    try:
+        target = get_object(name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise UserError(f"{key}._target_={name} does not exist: {error}") from error
+    _check_arguments(target, node, key)
+    try:
+        return instantiate(node, _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        raise (cause if isinstance(cause, UserError) else UserError(f"{key}: {error}")) from error
+
+
+def _check_arguments(target: Callable[..., Any], node: Mapping[str, Any], key: str) -> None:
+    """Hold a node's keys and plain values against the signature of its target."""
+    parameters = inspect.signature(target).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for argument, value in node.items():
+        if argument.startswith("_"):
+            continue
+        if argument not in parameters:
+            if open_ended:
+                continue
+            raise UserError(
+                f"{key}.{argument} is not an argument of {node['_target_']}."
+                f"{did_you_mean(argument, parameters)} It takes {', '.join(parameters)}."
+            )
+        if isinstance(value, Mapping) and "_target_" in value:
+            continue
+        try:
+            TypeAdapter(parameters[argument].annotation).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise UserError(f"{key}.{argument}={value}: {_sentence(problem)}") from error
+        except PydanticUserError:
+            continue  # an annotation of torch's or Lightning's own types: the target itself checks
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} must be given: {error.full_key}=<value>.") from error
+    except InterpolationResolutionError as error:
+        cause = error.__cause__
+        raise (cause if isinstance(cause, UserError) else UserError(_first_line(error))) from error
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error)) from error
+    return cast(dict[str, Any], values)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _targets(values: object, key: str) -> Iterator[tuple[str, object]]:
+    if isinstance(values, Mapping):
+        if "_target_" in values:
+            yield key, values["_target_"]
+        for name, value in values.items():
+            yield from _targets(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list | tuple):
+        for index, value in enumerate(values):
+            yield from _targets(value, f"{key}[{index}]")
+
+
+def _explanations(error: ValidationError, values: dict[str, Any]) -> list[str]:
+    """One sentence for each setting that is wrong; of a union's members the last word counts."""
+    sentences: dict[str, str] = {}
+    for problem in error.errors():
+        path: list[str] = []
+        node: Any = values
+        for step in problem["loc"]:
+            inside = (
+                step in node if isinstance(node, dict) else isinstance(node, list) and isinstance(step, int)
+            )
+            if inside:
+                node = node[step]
+            elif problem["type"] != "missing" or step != problem["loc"][-1]:
+                continue  # the name of a union's member
+            path.append(str(step))
+        key = ".".join(path)
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(path[:-1])
+            sentences[key] = (
+                f"{key} is not a setting.{did_you_mean(path[-1], known)} "
+                f"{'.'.join(path[:-1]) or 'The configuration'} has {', '.join(known)}."
+            )
+        elif problem["type"] == "missing":
+            sentences[key] = f"{key} is missing."
+        else:
+            given = f"{key}={problem['input']}"
+            sentences[key] = f"{given}: {_sentence(problem['msg'])}"
+    return list(sentences.values())
+
+
+def _sentence(message: str) -> str:
+    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    return message.rstrip(".") + "."
+
+
+def _known_keys(path: Sequence[str]) -> list[str]:
+    model: Any = Settings
+    for step in path:
+        model = model.model_fields[step].annotation
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _class_count(root: str) -> int:
+    from crescendo.data.sources import class_directories  # heavy, and for data=folder alone
+
+    return len(class_directories(root))
+
+
+OmegaConf.register_new_resolver("class_directories", _class_count, replace=True)

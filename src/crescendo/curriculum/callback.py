@@ -1,0 +1,24 @@
+"""Applies the curriculum's stage to the classifier when an epoch begins."""
+
+import logging
+
+import lightning as L
+
+from crescendo.classifier import ImageClassifier
+from crescendo.curriculum.schedule import Curriculum
+
+log = logging.getLogger(__name__)
+
+
+class CurriculumCallback(L.Callback):
+    """Thin on purpose: the schedule is pure, the sampler carries the resolution, the classifier the knobs."""
+
+    def __init__(self, curriculum: Curriculum) -> None:
+        self.curriculum = curriculum
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        stage = self.curriculum.at(trainer.current_epoch)
+        if stage.first_epoch == trainer.current_epoch and trainer.is_global_zero:
+            log.info("stage %d of %d: %d px", stage.index + 1, self.curriculum.stages, stage.resolution)
+        pl_module.enter(stage)

@@ -1,0 +1,154 @@
+"""The data of a run: splits, samplers and loaders."""
+
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from crescendo.curriculum.schedule import Curriculum
+from crescendo.data.sampler import Draws, EvaluationSampler, TrainingSampler
+from crescendo.data.sources import Images, Sets, split
+from crescendo.data.transforms import Transform
+from crescendo.errors import UserError
+
+
+class Batch(NamedTuple):
+    """uint8 images [n, C, R, R], labels int64 [n], and the samples' indices int64 [n]."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+class AddressedDataset(Dataset[Batch]):
+    """Maps draws to a batch: a function of its arguments alone, in whichever process it runs."""
+
+    def __init__(self, images: Images, transform: Transform) -> None:
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images.labels)
+
+    def __getitems__(self, draws: Draws) -> Batch:
+        """What a loader calls with all that its batch sampler yielded at once."""
+        return Batch(
+            self.images.batch(draws, self.transform),
+            torch.from_numpy(self.images.labels[draws.indices]),
+            torch.from_numpy(draws.indices),
+        )
+
+
+class ImageData(L.LightningDataModule):
+    """Training, validation and test images of a data set, and the loaders that address them.
+
+    Args:
+        sets: the images; the test images are only tested on.
+        transform: how they become batches.
+        curriculum: gives every training batch its resolution.
+        seed: of the order and of the augmentation.
+        batch_size: images per optimizer step, over all devices.
+        eval_batch_size: images per batch and device in evaluation.
+        parts: pieces that a global batch is processed in (gradient accumulation).
+        num_workers: loader processes for each device; 0 loads in the training process.
+        val_fraction: share of the training images to validate on, where `sets` has no validation.
+        fraction: share of the training images that is left to train on.
+        split_seed: of both splits; runs of different `seed` share their splits.
+
+    Raises:
+        UserError: a batch size that the images or the devices cannot fill.
+    """
+
+    def __init__(
+        self,
+        sets: Sets,
+        transform: Transform,
+        curriculum: Curriculum,
+        seed: int,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        parts: int = 1,
+        num_workers: int = 0,
+        val_fraction: float = 0.1,
+        fraction: float = 1.0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        training, validation = sets.training, sets.validation
+        if validation is None:
+            kept, held_out = split(training.labels, val_fraction, split_seed)
+            training, validation = training.subset(kept), training.subset(held_out)
+        if fraction < 1:
+            training = training.subset(split(training.labels, fraction, split_seed)[1])
+        if batch_size > len(training.labels):
+            raise UserError(
+                f"data.batch_size={batch_size} is more than the {len(training.labels)} training "
+                f"images: no global batch would be full."
+            )
+        if batch_size % parts:
+            raise UserError(
+                f"data.batch_size={batch_size} cannot be split into "
+                f"trainer.accumulate_grad_batches={parts} equal parts."
+            )
+        self.training, self.validation, self.test = (
+            AddressedDataset(images, transform) for images in (training, validation, sets.test)
+        )
+        self.curriculum, self.seed = curriculum, seed
+        self.batch_size, self.eval_batch_size, self.parts = batch_size, eval_batch_size, parts
+        self.num_workers = num_workers
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch, the same on any number of devices."""
+        return len(self.training) // self.batch_size
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        rank, ranks = self._rank()
+        if self.batch_size % (ranks * self.parts):
+            raise UserError(
+                f"data.batch_size={self.batch_size} is the global batch: it must be a multiple of "
+                f"{ranks} devices x trainer.accumulate_grad_batches={self.parts}."
+            )
+        sampler = TrainingSampler(
+            len(self.training),
+            self.batch_size,
+            self.curriculum,
+            self.seed,
+            parts=self.parts,
+            rank=rank,
+            ranks=ranks,
+        )
+        return self._loader(self.training, sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._evaluation_loader(self.validation)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._evaluation_loader(self.test)
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _evaluation_loader(self, dataset: AddressedDataset) -> DataLoader[Batch]:
+        rank, ranks = self._rank()
+        resolution = self.curriculum.evaluation_resolution
+        assert resolution is not None
+        sampler = EvaluationSampler(len(dataset), self.eval_batch_size, resolution, rank=rank, ranks=ranks)
+        return self._loader(dataset, sampler)
+
+    def _loader(self, dataset: AddressedDataset, sampler: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The dataset makes whole batches: there is nothing to collate."""
+    return batch

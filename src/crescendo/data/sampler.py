@@ -1,0 +1,90 @@
+"""Which samples a batch holds, and at which resolution: policy travels with the batch, not beside it.
+
+A worker is told everything that it needs with each batch, so a new stage is exact with persistent
+workers and any prefetch, and no loader is ever rebuilt.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from crescendo.curriculum.schedule import Curriculum
+from crescendo.randomness import permutation
+
+Indices = npt.NDArray[np.int64]
+
+
+class Draws(NamedTuple):
+    """One rank's share of a batch: which samples, and how they are to be seen.
+
+    `epoch` addresses the augmentation's random numbers; None is evaluation, without augmentation.
+    """
+
+    indices: Indices
+    epoch: int | None
+    resolution: int
+
+
+class TrainingSampler:
+    """Batches of an epoch's permutation, shared out over the ranks.
+
+    The permutation is a function of (seed, epoch), a global batch is the same on any number of
+    devices, and each rank takes every `ranks`-th sample of it. The last incomplete global batch is
+    left out: other samples in each epoch.
+
+    Args:
+        size: number of training images.
+        batch_size: images per optimizer step, over all devices.
+        parts: pieces that a global batch is processed in (gradient accumulation).
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        curriculum: Curriculum,
+        seed: int,
+        *,
+        parts: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.size, self.batch_size, self.parts = size, batch_size, parts
+        self.curriculum, self.seed = curriculum, seed
+        self.rank, self.ranks = rank, ranks
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> "TrainingSampler":
+        """Where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size // self.batch_size * self.parts
+
+    def __iter__(self) -> Iterator[Draws]:
+        resolution = self.curriculum.at(self.epoch).resolution
+        order = permutation(self.seed, self.epoch, self.size)
+        batches = order[: self.size // self.batch_size * self.batch_size].reshape(len(self), -1)
+        for batch in batches:
+            yield Draws(batch[self.rank :: self.ranks], self.epoch, resolution)
+
+
+class EvaluationSampler:
+    """Every sample once, in order, over the ranks: nothing is padded, so nothing counts twice."""
+
+    def __init__(self, size: int, batch_size: int, resolution: int, *, rank: int = 0, ranks: int = 1) -> None:
+        self.indices = np.arange(rank, size, ranks)
+        self.batch_size, self.resolution = batch_size, resolution
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Draws]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield Draws(self.indices[start : start + self.batch_size], None, self.resolution)

@@ -1,0 +1,213 @@
+"""From stored images to a uint8 batch at the resolution of the draw.
+
+Every random number is addressed by (seed, epoch, index): see crescendo.randomness. Images stay uint8
+here; normalisation, mixup, cutmix and erasing happen on the device.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as vision
+
+from crescendo.data.sampler import Draws
+from crescendo.randomness import uniform
+
+Numbers = npt.NDArray[np.float64]
+Box = tuple[int, int, int, int]  # left, top, width, height in pixels
+
+CROP_RATIO = (3 / 4, 4 / 3)  # width over height, Szegedy et al. 2014, section 6
+CROP_ATTEMPTS = 10
+
+# ImageNet's principal components of RGB values in 0..1 (Krizhevsky et al. 2012, section 4.1)
+RGB_EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
+RGB_EIGENVECTORS = torch.tensor(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
+
+# The uniform numbers of a sample, by what they decide.
+FLIP, SHIFT, LIGHT, PLACE = 0, slice(1, 3), slice(3, 9), slice(9, 11)
+CROP = slice(11, 11 + 2 * CROP_ATTEMPTS)
+NUMBERS = CROP.stop
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A data set's base augmentation, the same at every stage.
+
+    Attributes:
+        shift: largest translation as a share of the side, in whole pixels, zeros moving in.
+        flip: mirror left and right for half of the images.
+        crop_area: range of the share of the area that a random crop covers (Szegedy et al. 2014);
+            None takes the whole image.
+        lighting: standard deviation of AlexNet's colour shift along the principal components.
+    """
+
+    shift: float = 0.0
+    flip: bool = False
+    crop_area: Sequence[float] | None = None
+    lighting: float = 0.0
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How the images of one data set become a batch [n, C, R, R] of uint8, in channels_last order.
+
+    Attributes:
+        in_channels: 1 or 3.
+        fit: "resize" stretches or shrinks to R; "pad" only shrinks, and centres on black.
+        eval_crop: share of the short side that evaluation sees, cut from the centre.
+        augmentation: for draws with an epoch.
+        seed: of the augmentation.
+    """
+
+    in_channels: int
+    fit: Literal["resize", "pad"] = "resize"
+    eval_crop: float = 1.0
+    augmentation: Augmentation = Augmentation()
+    seed: int = 0
+
+    def numbers(self, draws: Draws) -> Numbers | None:
+        """The draws' random numbers [n, NUMBERS]; None in evaluation."""
+        if draws.epoch is None:
+            return None
+        return uniform(self.seed, draws.epoch, draws.indices, NUMBERS)
+
+    def stored(self, images: Tensor, draws: Draws) -> Tensor:
+        """A batch from equally large stored images, uint8 [n, C, H, W]."""
+        numbers = self.numbers(draws)
+        height, width = images.shape[-2:]
+        if numbers is not None and self.augmentation.crop_area is not None:
+            boxes = [self._box(width, height, row) for row in numbers]
+            cut = [vision.crop(image, *_corner(box)) for image, box in zip(images, boxes, strict=True)]
+            images = torch.stack([self._fit(image[None], draws.resolution)[0] for image in cut])
+            return self._augment(images, numbers, shift=True)
+        if numbers is not None:
+            images = _shift(images, numbers[:, SHIFT], self.augmentation.shift)
+        else:
+            images = vision.crop(images, *_corner(_centre(width, height, self.eval_crop)))
+        images = self._fit(images, draws.resolution)
+        return images if numbers is None else self._augment(images, numbers, shift=False)
+
+    def decoded(self, images: Sequence[Image.Image], draws: Draws) -> Tensor:
+        """A batch from images of any size, as PIL decoded them."""
+        numbers = self.numbers(draws)
+        rows = [None] * len(images) if numbers is None else numbers
+        batch = torch.stack(
+            [self._resample(image, row, draws.resolution) for image, row in zip(images, rows, strict=True)]
+        )
+        return batch if numbers is None else self._augment(batch, numbers, shift=True)
+
+    def _resample(self, image: Image.Image, row: Numbers | None, resolution: int) -> Tensor:
+        if self.fit == "pad":
+            box: Box = (0, 0, image.width, image.height)
+            scale = min(1.0, resolution / max(image.size))
+            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        else:
+            box = self._box(image.width, image.height, row)
+            size = (resolution, resolution)
+        left, top, width, height = box
+        image = image.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
+        pixels = torch.from_numpy(np.array(image)).reshape(size[1], size[0], self.in_channels)
+        return _pad_to(pixels.permute(2, 0, 1)[None], resolution)[0]
+
+    def _box(self, width: int, height: int, row: Numbers | None) -> Box:
+        if row is None:
+            return _centre(width, height, self.eval_crop)
+        if self.augmentation.crop_area is None:
+            return _centre(width, height, 1.0)
+        return random_crop(width, height, row, self.augmentation.crop_area)
+
+    def _fit(self, images: Tensor, resolution: int) -> Tensor:
+        height, width = images.shape[-2:]
+        size = [resolution, resolution]
+        if self.fit == "pad":
+            scale = min(1.0, resolution / max(height, width))
+            size = [max(1, round(height * scale)), max(1, round(width * scale))]
+        if size != [height, width]:
+            images = vision.resize(images, size, antialias=True)
+        return _pad_to(images, resolution).contiguous(memory_format=torch.channels_last)
+
+    def _augment(self, images: Tensor, numbers: Numbers, *, shift: bool) -> Tensor:
+        if shift:
+            images = _shift(images, numbers[:, SHIFT], self.augmentation.shift)
+        if self.augmentation.flip:
+            mirrored = torch.from_numpy(numbers[:, FLIP] < 0.5)[:, None, None, None]
+            images = torch.where(mirrored, images.flip(3), images)
+        if self.augmentation.lighting > 0:
+            images = _light(images, numbers[:, LIGHT], self.augmentation.lighting)
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+def random_crop(width: int, height: int, row: Numbers, area: Sequence[float]) -> Box:
+    """A box by the rule of torchvision's RandomResizedCrop, from a row of uniform numbers.
+
+    Ten tries at a box of a share of the area in `area` and a ratio in CROP_RATIO; if none fits, the
+    largest box in the centre with the nearest ratio.
+    """
+    tries = row[CROP].reshape(CROP_ATTEMPTS, 2)
+    pixels = width * height * (area[0] + tries[:, 0] * (area[1] - area[0]))
+    low, high = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
+    ratio = np.exp(low + tries[:, 1] * (high - low))
+    wide = np.rint(np.sqrt(pixels * ratio)).astype(int)
+    tall = np.rint(np.sqrt(pixels / ratio)).astype(int)
+    fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
+    if not fits.any():
+        box_width = min(width, max(1, round(height * CROP_RATIO[1])))
+        box_height = min(height, max(1, round(width / CROP_RATIO[0])))
+        return (width - box_width) // 2, (height - box_height) // 2, box_width, box_height
+    first = int(fits.argmax())
+    box_width, box_height = int(wide[first]), int(tall[first])
+    left = int(row[PLACE][0] * (width - box_width + 1))
+    top = int(row[PLACE][1] * (height - box_height + 1))
+    return left, top, box_width, box_height
+
+
+def _centre(width: int, height: int, share: float) -> Box:
+    """A square box of `share` of the short side, in the centre."""
+    side = max(1, round(min(width, height) * share))
+    return (width - side) // 2, (height - side) // 2, side, side
+
+
+def _corner(box: Box) -> tuple[int, int, int, int]:
+    """A box in torchvision's order: top, left, height, width."""
+    left, top, width, height = box
+    return top, left, height, width
+
+
+def _pad_to(images: Tensor, resolution: int) -> Tensor:
+    height, width = images.shape[-2:]
+    if (height, width) == (resolution, resolution):
+        return images
+    top, left = (resolution - height) // 2, (resolution - width) // 2
+    return F.pad(images, (left, resolution - width - left, top, resolution - height - top))
+
+
+def _shift(images: Tensor, numbers: Numbers, share: float) -> Tensor:
+    """Translate each image by up to `share` of its side in both directions."""
+    height, width = images.shape[-2:]
+    reach = int(share * min(height, width) + 0.5)
+    if reach == 0:
+        return images
+    offsets = torch.from_numpy((numbers * (2 * reach + 1)).astype(np.int64))  # 0 .. 2 reach
+    rows = torch.arange(height) + offsets[:, 0, None]
+    columns = torch.arange(width) + offsets[:, 1, None]
+    each = torch.arange(len(images))[:, None, None]
+    padded = F.pad(images, (reach, reach, reach, reach))
+    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _light(images: Tensor, numbers: Numbers, deviation: float) -> Tensor:
+    """AlexNet's colour shift: normal multiples (Box-Muller) of the principal components of RGB."""
+    radius = np.sqrt(-2 * np.log1p(-numbers[:, :3]))
+    normal = torch.from_numpy(radius * np.cos(2 * math.pi * numbers[:, 3:])).float()
+    colour = (normal * deviation * RGB_EIGENVALUES) @ RGB_EIGENVECTORS.T * 255
+    lit = images.float() + colour[:, :, None, None]
+    return lit.round_().clamp_(0, 255).to(torch.uint8)

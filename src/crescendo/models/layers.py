@@ -1,0 +1,169 @@
+"""What two families share: the base of all nets, dropout, drop path, initialisation."""
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    """The base of every net: x [N, C, H, W] -> logits [N, num_classes] in eval mode.
+
+    `min_resolution` is the smallest sensible square input, in pixels: the net's overall stride, so
+    that the last feature map has one pixel of its own, or more where layers without padding need
+    it. `max_resolution` is None for a net that takes any larger one.
+    """
+
+    name: str = ""  # the registered name, set by @register
+    min_resolution: int
+    max_resolution: int | None = None
+
+
+class _Drop(nn.Module):
+    """The rate of a Dropout or DropPath, which may change during training.
+
+    A compiled net must not recompile for a new rate, so forward reads it from a buffer. The one
+    Python value that forward reads is `active`, which is False at rate 0: then the layer returns
+    its input itself, draws no random numbers, and never waits for the device.
+    `published` is the rate the net was built with.
+    """
+
+    probability: Tensor
+
+    def __init__(self, rate: float, share: float) -> None:
+        super().__init__()
+        self.published = rate
+        self.share = share
+        probability = torch.zeros((), dtype=torch.float32)
+        self.register_buffer("probability", probability, persistent=False)
+        self.set_rate(rate)
+
+    def set_rate(self, rate: float) -> None:
+        """Drop with probability rate * share from now on, 0 <= rate < 1."""
+        if not 0 <= rate < 1:
+            raise ValueError(f"a drop rate must be at least 0 and below 1, not {rate}")
+        self.rate = float(rate)
+        self.active = bool(rate > 0)
+        self.probability.fill_(self.rate * self.share)
+
+    def scale(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """0 with the layer's probability, else 1/keep, so that the mean is preserved.
+
+        Drawn and scaled in float32: in bfloat16 a rate would be rounded to 1/256.
+        """
+        keep = 1 - self.probability
+        drawn = torch.rand(shape, dtype=torch.float32, device=like.device)
+        return ((drawn < keep) / keep).to(like.dtype)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}" if self.share == 1 else f"rate={self.rate}, share={self.share}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moved, cast, or materialised from the meta device: the buffer gets its value again."""
+        super()._apply(fn, recurse)
+        self.probability = self.probability.float()
+        self.probability.fill_(self.rate * self.share)
+        return self
+
+
+class Dropout(_Drop):
+    """Dropout before a head's last linear layer (Srivastava et al. 2014).
+
+    Only there: auxiliary heads use torch's nn.Dropout, whose rate stays as published.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate, share=1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.active):
+            return x
+        return x * self.scale(x.shape, x)
+
+
+class DropPath(_Drop):
+    """Stochastic depth, last in a residual branch (Huang et al. 2016, arXiv:1603.09382).
+
+    A sample's branch is dropped with probability rate * share, where share in (0, 1] is the
+    block's position by the family's own rule (the paper's: block l of L has share l/L).
+    Deviations: per sample, where the paper drops a block for the whole batch; a branch that is
+    kept is scaled by 1/keep in training, where the paper scales it by keep in evaluation.
+    """
+
+    def __init__(self, rate: float, share: float) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, not {share}")
+        super().__init__(rate, share)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.active):
+            return x
+        return x * self.scale((x.shape[0],) + (1,) * (x.ndim - 1), x)
+
+
+def set_dropout(net: nn.Module, rate: float) -> int:
+    """Set the rate of every head's last dropout; how many layers that were (0: net owns none)."""
+    return _set_rate(net, Dropout, rate)
+
+
+def set_drop_path(net: nn.Module, rate: float) -> int:
+    """Set the drop path rate of the whole net; how many layers that were (0: net owns none)."""
+    return _set_rate(net, DropPath, rate)
+
+
+def published_dropout(net: nn.Module) -> float | None:
+    """The head's dropout rate as the paper gives it; None if the net owns no such layer."""
+    return _published(net, Dropout)
+
+
+def published_drop_path(net: nn.Module) -> float | None:
+    """The drop path rate as the paper gives it; None if the net owns no such layer."""
+    return _published(net, DropPath)
+
+
+def _owned(net: nn.Module, kind: type[_Drop]) -> list[_Drop]:
+    return [layer for layer in net.modules() if isinstance(layer, kind)]
+
+
+def _set_rate(net: nn.Module, kind: type[_Drop], rate: float) -> int:
+    layers = _owned(net, kind)
+    for layer in layers:
+        layer.set_rate(rate)
+    return len(layers)
+
+
+def _published(net: nn.Module, kind: type[_Drop]) -> float | None:
+    rates = {layer.published for layer in _owned(net, kind)}
+    if len(rates) > 1:
+        raise ValueError(f"the {kind.__name__} layers of one net share a rate, not {sorted(rates)}")
+    return rates.pop() if rates else None
+
+
+def initialize_he(net: nn.Module) -> None:
+    """Convolutions as He et al. 2015 (arXiv:1502.01852), equation 14: fan-out, biases 0.
+
+    Norms keep torch's gain 1 and shift 0, linear layers torch's default.
+    """
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class SqueezeExcite(nn.Module):
+    """Gate each channel by all channels' means (Hu et al. 2018, arXiv:1709.01507, section 3).
+
+    The two layers are 1x1 convolutions with biases: linear layers on [N, channels, 1, 1].
+    """
+
+    def __init__(self, channels: int, squeezed: int, activation: Callable[[], nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeezed, kernel_size=1)
+        self.activation = activation()
+        self.expand = nn.Conv2d(squeezed, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * gate.sigmoid()

@@ -1,0 +1,113 @@
+"""Parameter groups and learning-rate schedules. Optimizers come from torch.optim, by config.
+
+A schedule is a frozen value with `factor(progress)`: the share of the optimizer's learning rate at
+`progress` epochs. The plan prints it, LambdaLR applies it before every step.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+from torch import nn
+
+from crescendo.errors import UserError
+
+
+def parameter_groups(net: nn.Module) -> list[dict[str, Any]]:
+    """Two groups: weights of convolutions and linear layers decay; norms, biases and gains do not.
+
+    By tensor rank: whatever has one axis (or none) is a norm, a bias or a gain, under any name.
+    """
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+class Schedule(Protocol):
+    """A learning rate's course over a training."""
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        """The share of the learning rate at `epoch` (fractions count) of `epochs`."""
+        ...
+
+
+def _warm_up(epoch: float, warmup_epochs: float) -> float:
+    return min(1.0, epoch / warmup_epochs) if warmup_epochs > 0 else 1.0
+
+
+def _after_warm_up(epoch: float, epochs: float, warmup_epochs: float) -> float:
+    """How much of the time after the warm-up has passed, in 0..1."""
+    return min(1.0, max(0.0, epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Linear warm-up from 0, then 1."""
+
+    warmup_epochs: float = 0.0
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        return _warm_up(epoch, self.warmup_epochs)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up from 0, then half a cosine from 1 to `final` (Loshchilov & Hutter 2017)."""
+
+    warmup_epochs: float = 0.0
+    final: float = 0.0
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        done = _after_warm_up(epoch, epochs, self.warmup_epochs)
+        cosine = self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
+        return _warm_up(epoch, self.warmup_epochs) * cosine
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Half a cosine from `start` up to 1 at the share `peak` of the training, and down to `final`.
+
+    Smith & Topin 2018, arXiv:1708.07120, with cosines for lines; momentum does not cycle.
+    """
+
+    peak: float = 0.3
+    start: float = 0.04
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.peak < 1:
+            raise UserError(f"lr_schedule.peak={self.peak:g}: must lie between 0 and 1.")
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        done = min(1.0, epoch / epochs)
+        if done < self.peak:
+            low, fall = self.start, 1 - done / self.peak
+        else:
+            low, fall = self.final, (done - self.peak) / (1 - self.peak)
+        return low + (1 - low) * (1 + math.cos(math.pi * fall)) / 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """Linear warm-up from 0, then times `gamma` at each milestone, a share of the training."""
+
+    milestones: Sequence[float]
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        inside = all(0 < milestone < 1 for milestone in self.milestones)
+        if not inside or any(a >= b for a, b in pairwise(self.milestones)):
+            raise UserError(
+                f"lr_schedule.milestones={list(self.milestones)}: must be rising shares of the "
+                f"training between 0 and 1, such as [0.5, 0.75]."
+            )
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        passed = sum(epoch >= milestone * epochs for milestone in self.milestones)
+        return _warm_up(epoch, self.warmup_epochs) * self.gamma**passed

@@ -1,0 +1,49 @@
+"""Addressed random numbers: pure functions of what they are for, with no generator to carry along.
+
+What a sample gets is keyed on (seed, epoch, index), what a device draws on (seed, epoch, batch, rank).
+So neither the number of workers or devices nor an interruption changes a number.
+"""
+
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, the increment of SplitMix64
+_MASK = 2**64 - 1
+
+UInt64s = npt.NDArray[np.uint64]
+
+
+def _scramble(x: UInt64s) -> UInt64s:
+    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): each input bit moves every output bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _fold(key: UInt64s, value: int | UInt64s) -> UInt64s:
+    """A new key from `key` and one more coordinate of the address."""
+    if isinstance(value, int):
+        value = np.asarray([value & _MASK], dtype=np.uint64)
+    return _scramble(key * np.uint64(_GOLDEN) + _scramble(value + np.uint64(_GOLDEN)))
+
+
+def uniform(seed: int, epoch: int, indices: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.float64]:
+    """Uniform numbers in [0, 1) of shape [len(indices), count], a row for each sample of the epoch."""
+    start = np.zeros(1, dtype=np.uint64)
+    key = _fold(_fold(_fold(start, seed), epoch), indices.astype(np.uint64))
+    columns = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    bits = _scramble(key[:, None] + columns) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
+
+
+def permutation(seed: int, epoch: int, size: int) -> npt.NDArray[np.int64]:
+    """The order of `size` samples in an epoch."""
+    return np.random.Generator(np.random.Philox(seed_of(seed, epoch))).permutation(size)
+
+
+def seed_of(*address: int) -> int:
+    """A seed for a generator, in 0 .. 2^63 - 1, from an address such as (seed, epoch, batch, rank)."""
+    digest = blake2b(repr(address).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

@@ -1,0 +1,208 @@
+"""A run is a directory: its configuration, its log, its checkpoints, and how it ended.
+
+runs/<name>/<date>_<time>_<short id>/
+  config.yaml  overrides.yaml  metrics.csv  train.log  confusion_matrix.csv
+  checkpoints/best.ckpt  checkpoints/last.ckpt
+  summary.json
+"""
+
+import json
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from crescendo.errors import UserError, no_directory
+
+RUN_DIRECTORY_VARIABLE = "CRESCENDO_RUN_DIRECTORY"  # tells the other ranks where rank 0 writes
+PACKAGES = ("crescendo", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
+SUMMARY = (
+    "status",  # finished, failed or interrupted
+    "seconds",
+    "images_per_second",  # of training alone
+    "parameters",
+    "macs",  # of one image at the resolution of evaluation
+    "peak_memory_bytes",
+    "best_epoch",  # from 0, as in metrics.csv
+    "metrics",  # of the best checkpoint; accuracies in 0..1
+    "git_revision",
+    "packages",
+    "wandb_id",
+    "not_applied",  # knobs that are on and that the net has no layer for
+    "error",
+)
+
+
+@dataclass
+class Run:
+    """A run that is going on. `summary` is written to summary.json when it ends, however it ends."""
+
+    directory: Path
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoints"
+
+
+def new_directory(parent: Path) -> Path:
+    """Make <parent>/<date>_<time>_<short id>; two runs of one second get two directories."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    directory = parent / f"{stamp}_{secrets.token_hex(2)}"
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"the run directory {directory} cannot be made: {error.strerror}. Set runs_dir=<directory>."
+        ) from error
+    return directory
+
+
+@contextmanager
+def recording(
+    directory: Path, config: DictConfig, overrides: Sequence[str], *, rank_zero: bool
+) -> Iterator[Run]:
+    """Record a run: its configuration and log now, summary.json at the end.
+
+    A finished run, a failed one and an interrupted one each say so. Other ranks than 0 write nothing.
+    """
+    run = Run(directory)
+    if not rank_zero:
+        yield run
+        return
+    OmegaConf.save(config, directory / "config.yaml", resolve=True)
+    OmegaConf.save(OmegaConf.create(list(overrides)), directory / "overrides.yaml")
+    handler = logging.FileHandler(directory / "train.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    roots = [logging.getLogger(name) for name in ("crescendo", "lightning.pytorch", "py.warnings")]
+    for root in roots:
+        root.addHandler(handler)
+    begin = time.perf_counter()
+    run.summary |= dict.fromkeys(SUMMARY) | {"status": "failed", "metrics": {}, "not_applied": []}
+    run.summary |= {"git_revision": git_revision(), "packages": _versions()}
+    try:
+        yield run
+        run.summary["status"] = "finished"
+    except KeyboardInterrupt:
+        run.summary |= {"status": "interrupted", "error": "interrupted from the keyboard"}
+        raise
+    except BaseException as error:
+        run.summary["error"] = str(error) or type(error).__name__
+        logging.getLogger("crescendo.traceback").error("the run failed", exc_info=True)
+        raise
+    finally:
+        run.summary["seconds"] = round(time.perf_counter() - begin, 3)
+        write_summary(directory, run.summary)
+        for root in roots:
+            root.removeHandler(handler)
+        handler.close()
+
+
+def write_summary(directory: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json, whole or not at all."""
+    partial = directory / ".summary.json.partial"
+    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, directory / "summary.json")
+
+
+def read_config(directory: Path) -> DictConfig:
+    """The resolved configuration of a run.
+
+    Raises:
+        UserError: the directory is no run, or its config.yaml cannot be read.
+    """
+    path = _file_of_run(directory, "config.yaml")
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, DictConfig) or "data" not in config or "model" not in config:
+        raise UserError(f"{path} is not the configuration of a crescendo run.")
+    return config
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """The summary of a run; one that has none yet is unfinished."""
+    path = directory / "summary.json"
+    if not path.exists():
+        return {"status": "unfinished", "metrics": {}}
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(summary, dict):
+        raise UserError(f"{path} is not the summary of a crescendo run.")
+    return {"status": "unknown", "metrics": {}, **summary}
+
+
+def find_runs(places: Sequence[Path]) -> list[Path]:
+    """Every run directory among `places` and below them, oldest first, each once.
+
+    Raises:
+        UserError: a place that does not exist or holds no run.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        if not place.is_dir():
+            raise no_directory(place)
+        configs = sorted(place.rglob("config.yaml"))
+        directories = [path.parent for path in configs if (path.parent / "overrides.yaml").exists()]
+        if not directories:
+            raise UserError(f"{place} holds no run: no config.yaml with an overrides.yaml beside it.")
+        found |= dict.fromkeys(directory.resolve() for directory in directories)
+    return list(found)
+
+
+def best_checkpoint(directory: Path) -> Path:
+    """The checkpoint that evaluation uses: the best, else the last.
+
+    Raises:
+        UserError: the run has none.
+    """
+    for name in ("best.ckpt", "last.ckpt"):
+        path = directory / "checkpoints" / name
+        if path.is_file():
+            return path
+    raise UserError(f"{directory} has no checkpoint: the run ended before the first was written.")
+
+
+def git_revision() -> str | None:
+    """The commit of the working directory's repository, with "+" if files were changed since."""
+    try:
+        revision, changes = (
+            subprocess.run(
+                ["git", *arguments], capture_output=True, text=True, check=True, timeout=5
+            ).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision + ("+" if changes else "")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
+
+
+def _file_of_run(directory: Path, name: str) -> Path:
+    if not directory.is_dir():
+        raise no_directory(directory)
+    path = directory / name
+    if not path.is_file():
+        inside = [str(config.parent) for config in sorted(directory.rglob(name))[:3]]
+        hint = f" Runs below it: {', '.join(inside)}." if inside else ""
+        raise UserError(f"{directory} is not a run directory: it has no {name}.{hint}")
+    return path

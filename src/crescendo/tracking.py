@@ -1,0 +1,252 @@
+"""What is seen of a training: metrics.csv, W&B, TensorBoard, the console."""
+
+import csv
+import logging
+import os
+import socket
+import time
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich import get_console
+from torch import Tensor
+
+from crescendo.classifier import ImageClassifier
+from crescendo.curriculum.schedule import Curriculum
+from crescendo.runs import Run
+
+SERVER_TIMEOUT = 2.0  # seconds that W&B's server has to answer before the run goes on offline
+
+log = logging.getLogger(__name__)
+
+
+class MetricsFile(Logger):
+    """metrics.csv of the run directory: one row a logged step, columns as they first appear.
+
+    When a column is new the file is written anew with it; else rows are appended.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.path = directory / "metrics.csv"
+        self._columns: list[str] = []
+        self._rows: list[dict[str, Any]] = []
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the configuration is config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {"step": step, **metrics}
+        new = [column for column in row if column not in self._columns]
+        self._rows.append(row)
+        self._columns += new
+        rows, mode = (self._rows, "w") if new else ([row], "a")
+        with self.path.open(mode, newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            if new:
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+def weights_and_biases(
+    run: Run, config: dict[str, Any], project: str, entity: str | None, group: str | None, tags: list[str]
+) -> WandbLogger:
+    """A W&B run: online where a key is configured and the server answers in 2 s, else offline.
+
+    It never prompts: without a key W&B is not asked to log in. WANDB_MODE decides where it is set.
+    """
+    import wandb  # a second of imports that other loggers need not pay
+
+    wandb.setup(wandb.Settings(silent=True))
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if _server_answers(wandb) else "offline")
+    experiment = wandb.init(
+        name=run.directory.name,
+        project=project,
+        entity=entity,
+        group=group,
+        tags=tags,
+        dir=run.directory,
+        config=config,
+        mode=mode,
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    run.summary["wandb_id"] = experiment.id
+    if mode == "offline":
+        log.info("W&B is offline. To upload later: wandb sync %s", Path(experiment.dir).parent)
+    return WandbLogger(experiment=experiment)
+
+
+def _server_answers(wandb: Any) -> bool:
+    if not wandb.login(prompt=False, verify=False):
+        return False
+    address = urlparse(wandb.setup().settings.base_url)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname, port), SERVER_TIMEOUT).close()
+    except OSError as error:
+        log.warning("W&B: %s does not answer (%s); the run goes on offline", address.hostname, error)
+        return False
+    return True
+
+
+def tensorboard(run: Run, config: dict[str, Any]) -> TensorBoardLogger:
+    """TensorBoard's event files, in the run directory's tensorboard/."""
+    return TensorBoardLogger(run.directory, name="tensorboard", version="")
+
+
+def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
+    """Close W&B's run, as failed where it is; else the next run of this process would write into it."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish(exit_code=int(failed))
+
+
+class StepMetrics(L.Callback):
+    """Logs the training every `every_n_steps` batches, and an epoch's line at its end.
+
+    Only at those steps is anything read from the device. images_per_second counts training alone.
+    """
+
+    def __init__(self, curriculum: Curriculum, run: Run, every_n_steps: int) -> None:
+        self.curriculum, self.run, self.every_n_steps = curriculum, run, every_n_steps
+        self.shown: dict[str, float] = {}  # the newest values, for the progress bar
+        self._images, self._seconds = 0, 0.0
+        self._epoch_sums, self._epoch_seconds = [0.0, 0.0, 0], 0.0
+        self._since = self._paused = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_sums, self._epoch_seconds = [0.0, 0.0, 0], 0.0
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        last = batch_idx + 1 >= trainer.num_training_batches
+        if last or (batch_idx + 1) % self.every_n_steps == 0:
+            self._read(trainer, pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since += time.perf_counter() - self._paused
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        loss, correct, images = self._epoch_sums
+        validation = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+        }
+        if images == 0 or not trainer.is_global_zero:
+            return
+        log.info(
+            "epoch %*d/%d  %d px  loss %.3f  accuracy %.3f  val %s  %4.0f images/s",
+            len(str(self.curriculum.epochs)),
+            trainer.current_epoch + 1,
+            self.curriculum.epochs,
+            pl_module.stage.resolution,
+            loss / images,
+            correct / images,
+            f"{validation['val/accuracy']:.4f}" if "val/accuracy" in validation else "-",
+            images / self._epoch_seconds,
+        )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.run.summary["images_per_second"] = round(self._images / max(self._seconds, 1e-9), 1)
+
+    def _read(self, trainer: L.Trainer, classifier: L.LightningModule) -> None:
+        assert isinstance(classifier, ImageClassifier)
+
+        def over_devices(sums: Tensor) -> Tensor:
+            return trainer.strategy.reduce(sums, reduce_op="sum")
+
+        loss, correct, images = classifier.train_sums.take(over_devices)
+        seconds = time.perf_counter() - self._since
+        self._since += seconds
+        if images == 0:
+            return
+        self._images += images
+        self._seconds += seconds
+        self._epoch_seconds += seconds
+        self._epoch_sums = [
+            total + value for total, value in zip(self._epoch_sums, (loss, correct, images), strict=True)
+        ]
+        stage = classifier.stage
+        self.shown = {"loss": loss / images, "accuracy": correct / images, "speed": images / seconds}
+        metrics = {
+            "epoch": trainer.current_epoch,
+            "train/loss": self.shown["loss"],
+            "train/accuracy": self.shown["accuracy"],
+            "train/images_per_second": self.shown["speed"],
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "curriculum/stage": stage.index,
+            "curriculum/resolution": stage.resolution,
+            **{f"regularization/{name}": value for name, value in stage.knobs.items()},
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's rich bar, showing stage, resolution, loss, accuracy and images per second."""
+
+    def __init__(self, refresh_rate: int = 5) -> None:
+        theme = RichProgressBarTheme(metrics_format=".3f")
+        super().__init__(refresh_rate=refresh_rate, leave=False, theme=theme)
+
+    @property
+    def is_enabled(self) -> bool:
+        """Only on a terminal: a log file gets the epochs' lines."""
+        return super().is_enabled and get_console().is_terminal
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        if not isinstance(pl_module, ImageClassifier):
+            return {}
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
+        steps = next((callback for callback in callbacks if isinstance(callback, StepMetrics)), None)
+        if steps is None or not steps.shown:
+            return {}
+        return {
+            "stage": f"{pl_module.stage.index + 1}/{steps.curriculum.stages}",
+            "px": str(pl_module.stage.resolution),
+            "loss": steps.shown["loss"],
+            "accuracy": steps.shown["accuracy"],
+            "images/s": f"{steps.shown['speed']:.0f}",
+        }
+
+
+def peak_memory_bytes() -> int:
+    """The peak of the device's allocator where there is a GPU, else of the process's resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource  # POSIX alone
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,143 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from crescendo.models.layers import (
+    Dropout,
+    DropPath,
+    initialize_he,
+    published_drop_path,
+    published_dropout,
+    set_drop_path,
+    set_dropout,
+)
+
+
+@pytest.mark.parametrize("layer", [Dropout(0.0), DropPath(0.0, share=1.0), Dropout(0.5).eval()])
+def test_off_is_the_input_itself_and_draws_nothing(layer):
+    x = torch.randn(4, 3, 2, 2)
+    before = torch.get_rng_state()
+    assert layer(x) is x
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_dropout_zeroes_values_and_preserves_the_mean():
+    torch.manual_seed(0)
+    dropped = Dropout(0.2)(torch.ones(100, 100))
+    assert set(dropped.unique().tolist()) == {0.0, 1.25}
+    assert dropped.mean().item() == pytest.approx(1, abs=0.02)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.2, abs=0.02)
+
+
+def test_drop_path_drops_whole_samples_at_its_share_of_the_rate():
+    torch.manual_seed(0)
+    dropped = DropPath(0.4, share=0.5)(torch.ones(10_000, 2, 3, 3))
+    per_sample = dropped.flatten(1)
+    assert torch.equal(per_sample.amin(1), per_sample.amax(1))
+    assert set(per_sample.unique().tolist()) == {0.0, 1.25}
+    assert (per_sample[:, 0] == 0).float().mean().item() == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_any_dtype(dtype):
+    x = torch.ones(64, 8, dtype=dtype)
+    for layer in (Dropout(0.5), DropPath(0.5, share=1.0)):
+        dropped = layer.to(dtype)(x)
+        assert dropped.dtype == dtype
+        assert set(dropped.unique().tolist()) == {0.0, 2.0}
+
+
+def test_a_cast_does_not_round_the_rate():
+    assert Dropout(0.1).bfloat16().probability.item() == torch.tensor(0.1).item()
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1, 1.5, float("nan")])
+def test_a_rate_outside_its_range_is_refused(rate):
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
+        Dropout(rate)
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
+        DropPath(0.0, share=1.0).set_rate(rate)
+
+
+@pytest.mark.parametrize("share", [0, 1.1])
+def test_a_share_outside_its_range_is_refused(share):
+    with pytest.raises(ValueError, match="share must be above 0 and at most 1"):
+        DropPath(0.1, share)
+
+
+def test_rates_are_not_saved():
+    assert not nn.Sequential(Dropout(0.5), DropPath(0.5, share=1.0)).state_dict()
+
+
+def test_a_net_built_on_meta_has_its_rates_once_materialised():
+    with torch.device("meta"):
+        net = nn.Sequential(DropPath(0.4, share=0.5), Dropout(0.3))
+        assert net(torch.empty(2, 3)).shape == (2, 3)
+    set_dropout(net, 0.25)
+    net.to_empty(device="cpu")
+    assert net[0].probability.item() == pytest.approx(0.2)
+    assert net[1].probability.item() == 0.25
+
+
+def test_a_copy_has_its_own_rate():
+    layer = Dropout(0.5)
+    copy.deepcopy(layer).set_rate(0.1)
+    assert layer.probability.item() == 0.5
+
+
+def test_rates_of_a_net_go_by_layer_type():
+    head = nn.Sequential(Dropout(0.4), nn.Linear(2, 2))
+    net = nn.ModuleDict(
+        {
+            "dropout_of_an_auxiliary_head": nn.Dropout(0.7),
+            "first": DropPath(0.2, share=0.5),
+            "second": DropPath(0.2, share=1.0),
+            "head": head,
+        }
+    )
+    assert (published_dropout(net), published_drop_path(net)) == (0.4, 0.2)
+    assert (set_dropout(net, 0.1), set_drop_path(net, 0.3)) == (1, 2)
+    assert head[0].probability.item() == pytest.approx(0.1)
+    assert net["first"].probability.item() == pytest.approx(0.15)
+    assert net["second"].probability.item() == pytest.approx(0.3)
+    assert net["dropout_of_an_auxiliary_head"].p == 0.7
+    assert (published_dropout(net), published_drop_path(net)) == (0.4, 0.2)
+
+
+def test_a_net_without_owners_says_so():
+    net = nn.Linear(2, 2)
+    assert (published_dropout(net), published_drop_path(net)) == (None, None)
+    assert (set_dropout(net, 0.1), set_drop_path(net, 0.1)) == (0, 0)
+
+
+def test_a_new_rate_does_not_recompile():
+    torch.compiler.reset()
+    graphs = 0
+
+    def count(graph, example_inputs):
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    net = nn.Sequential(DropPath(0.0, share=0.5), nn.Flatten(), Dropout(0.5))
+    set_drop_path(net, 0.1)
+    compiled = torch.compile(net, backend=count, fullgraph=True)
+    x = torch.ones(10_000, 1, 1, 1)
+    for rate in (0.1, 0.2, 0.5, 0.9):
+        set_dropout(net, rate)
+        set_drop_path(net, rate)
+        kept = (compiled(x) != 0).float().mean().item()
+        assert kept == pytest.approx((1 - rate) * (1 - rate / 2), abs=0.03)
+    assert graphs == 1
+    torch.compiler.reset()
+
+
+def test_initialize_he_uses_the_fan_out():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 50, 4), nn.BatchNorm2d(50))
+    initialize_he(net)
+    assert net[0].weight.std().item() == pytest.approx(0.05, rel=0.05)  # sqrt(2 / (50 * 16))
+    assert not net[0].bias.any()
+    assert (net[1].weight == 1).all()
