@@ -19,6 +19,7 @@ from torchmetrics.classification import (
 from crescendo import mixing
 from crescendo.curriculum.schedule import Stage
 from crescendo.data.datamodule import Batch
+from crescendo.models.layers import Net
 from crescendo.optim import Schedule, parameter_groups
 from crescendo.randomness import seed_of
 from crescendo.regularization import apply_to_net
@@ -44,7 +45,7 @@ class ImageClassifier(L.LightningModule):
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Net,
         optimizer: OptimizerFactory,
         schedule: Schedule,
         *,
@@ -56,7 +57,7 @@ class ImageClassifier(L.LightningModule):
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net = net.to(memory_format=self.memory_format)
+        self.net: Net = net.to(memory_format=self.memory_format)
         self.optimizer_factory, self.schedule = optimizer, schedule
         self.seed = seed
         self.stage = Stage(index=0, first_epoch=0, epochs=0, resolution=0)
@@ -127,6 +128,10 @@ class ImageClassifier(L.LightningModule):
         steps_per_epoch = max(1, self.trainer.estimated_stepping_batches // epochs)
         scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step / steps_per_epoch, epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def confusion_matrix(self) -> Tensor:
+        """Of the last test [classes, classes]: numbers of images, rows are true, columns answered."""
+        return self.confusion.compute()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint knows how its weights validated."""

@@ -209,7 +209,7 @@ def validate(config: DictConfig) -> None:
     check_targets(values)
 
 
-def check_targets(values: object, key: str = "") -> None:
+def check_targets(values: object) -> None:
     """Refuse every `_target_` below `values` that lies outside of the trusted packages.
 
     A configuration that came from elsewhere is data: nothing of it runs before this.
@@ -217,36 +217,55 @@ def check_targets(values: object, key: str = "") -> None:
     Raises:
         UserError: names the setting and its target.
     """
-    for place, target in _targets(values, key):
+    for place, node in _targets(values, ""):
+        target = node["_target_"]
         if not isinstance(target, str) or target.split(".")[0] not in TRUSTED:
             raise UserError(
                 f"{place}._target_={target}: refused. Only targets of {', '.join(TRUSTED)} are built."
             )
 
 
+def check_arguments(config: DictConfig) -> None:
+    """Hold every node with a `_target_` against that target's signature: its keys, its plain values.
+
+    This imports the targets, so it comes after `validate`.
+
+    Raises:
+        UserError: there is no such target, or it takes no such argument or value.
+    """
+    for key, node in _targets(_resolved(config), ""):
+        _check_arguments(_find(node, key), node, key)
+
+
 def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
     """Build what the `_target_` of the setting `key` names, from its values and `arguments`.
 
     Raises:
-        UserError: there is no such target, or it takes no such argument or value.
+        UserError: it cannot be built from these values.
     """
     return build_partial(node, key)(**arguments)
 
 
 def build_partial(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
     """The same, as a function that still takes arguments."""
-    check_targets(node, key)
-    name = node["_target_"]
-    try:
-        target = get_object(name)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise UserError(f"{key}._target_={name} does not exist: {error}") from error
-    _check_arguments(target, node, key)
     try:
         return instantiate(node, _partial_=True, _convert_="all")
     except InstantiationException as error:
-        cause = error.__cause__
-        raise (cause if isinstance(cause, UserError) else UserError(f"{key}: {error}")) from error
+        raise _user_error_in(error) or UserError(f"{key}: {error}") from error
+
+
+def _find(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
+    try:
+        return get_object(node["_target_"])
+    except (ImportError, ValueError, AttributeError) as error:
+        raise UserError(f"{key}._target_={node['_target_']} does not exist: {error}") from error
+
+
+def _user_error_in(error: BaseException | None) -> UserError | None:
+    """The user's mistake that Hydra or OmegaConf wrapped into an error of theirs."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _check_arguments(target: Callable[..., Any], node: Mapping[str, Any], key: str) -> None:
@@ -280,8 +299,7 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} must be given: {error.full_key}=<value>.") from error
     except InterpolationResolutionError as error:
-        cause = error.__cause__
-        raise (cause if isinstance(cause, UserError) else UserError(_first_line(error))) from error
+        raise _user_error_in(error) or UserError(_first_line(error)) from error
     except OmegaConfBaseException as error:
         raise UserError(_first_line(error)) from error
     return cast(dict[str, Any], values)
@@ -291,10 +309,11 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def _targets(values: object, key: str) -> Iterator[tuple[str, object]]:
+def _targets(values: object, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every node with a `_target_`, with its dotted name, outermost first."""
     if isinstance(values, Mapping):
         if "_target_" in values:
-            yield key, values["_target_"]
+            yield key, values
         for name, value in values.items():
             yield from _targets(value, f"{key}.{name}" if key else str(name))
     elif isinstance(values, list | tuple):

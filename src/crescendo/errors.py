@@ -85,7 +85,7 @@ def explain(error: Exception) -> str | None:
         place = key.rpartition(".")[0] or "The configuration"
         return (
             f"{key} is not a setting.{did_you_mean(key.rpartition('.')[2], known)} "
-            f"{place} has {', '.join(known)}. A new argument of a target: +{key}=<value>."
+            f"{place} has {', '.join(known)}. Another argument of its target: +{key}=<value>."
         )
     if isinstance(error, CompactHydraException | OmegaConfBaseException):
         return str(error).splitlines()[0] + (f" ({cause})" if cause else "")

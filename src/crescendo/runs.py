@@ -28,6 +28,7 @@ from yaml import YAMLError
 from crescendo.errors import UserError, no_directory
 
 RUN_DIRECTORY_VARIABLE = "CRESCENDO_RUN_DIRECTORY"  # tells the other ranks where rank 0 writes
+TRACEBACK_LOGGER = "crescendo.traceback"  # goes to train.log, not to the console
 PACKAGES = ("crescendo", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 SUMMARY = (
     "status",  # finished, failed or interrupted
@@ -52,10 +53,6 @@ class Run:
 
     directory: Path
     summary: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.directory / "checkpoints"
 
 
 def new_directory(parent: Path) -> Path:
@@ -101,7 +98,7 @@ def recording(
         raise
     except BaseException as error:
         run.summary["error"] = str(error) or type(error).__name__
-        logging.getLogger("crescendo.traceback").error("the run failed", exc_info=True)
+        logging.getLogger(TRACEBACK_LOGGER).error("the run failed", exc_info=True)
         raise
     finally:
         run.summary["seconds"] = round(time.perf_counter() - begin, 3)

@@ -18,15 +18,29 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
+from rich.logging import RichHandler
 from torch import Tensor
 
 from crescendo.classifier import ImageClassifier
 from crescendo.curriculum.schedule import Curriculum
-from crescendo.runs import Run
+from crescendo.runs import TRACEBACK_LOGGER, Run
 
 SERVER_TIMEOUT = 2.0  # seconds that W&B's server has to answer before the run goes on offline
 
 log = logging.getLogger(__name__)
+
+
+def show_messages() -> None:
+    """Send our messages to the console, above a live progress bar; Lightning's only where they warn."""
+    ours = logging.getLogger("crescendo")
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    if not ours.handlers:
+        handler = RichHandler(show_path=False, show_level=False, log_time_format="%H:%M:%S")
+        handler.addFilter(lambda record: record.name != TRACEBACK_LOGGER)
+        ours.addHandler(handler)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.captureWarnings(True)
 
 
 class MetricsFile(Logger):
@@ -212,7 +226,7 @@ class StepMetrics(L.Callback):
             **{f"regularization/{name}": value for name, value in stage.knobs.items()},
         }
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+            logger.log_metrics(metrics, step=trainer.global_step - 1)  # counted as Lightning does
 
 
 class ProgressBar(RichProgressBar):

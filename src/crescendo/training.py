@@ -1,6 +1,5 @@
 """One training, from its configuration to summary.json."""
 
-import csv
 import logging
 import os
 from collections.abc import Sequence
@@ -16,21 +15,21 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
-from rich.logging import RichHandler
-from rich.table import Table
 
-from crescendo.analysis.plan import Plan, check_net_follows, make_plan, short_number, show_plan
+from crescendo.analysis.plan import Plan, check_net_follows, make_plan, show_plan
+from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
 from crescendo.checkpoints import AtomicCheckpointIO
 from crescendo.classifier import ImageClassifier
-from crescendo.config import build, build_partial, validate
+from crescendo.config import build, build_partial, check_arguments, validate
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.data import Augmentation, ImageData, Transform
 from crescendo.data.sources import Sets
 from crescendo.errors import UserError
+from crescendo.models.layers import Net
 from crescendo.regularization import Regularization
 from crescendo.runs import RUN_DIRECTORY_VARIABLE, Run, best_checkpoint, new_directory, recording
-from crescendo.tracking import MetricsFile, StepMetrics, finish_loggers, peak_memory_bytes
+from crescendo.tracking import MetricsFile, StepMetrics, finish_loggers, peak_memory_bytes, show_messages
 
 log = logging.getLogger(__name__)
 
@@ -54,15 +53,18 @@ def run(config: DictConfig) -> dict[str, float]:
     """
     overrides = _overrides()
     validate(config)
-    _show_messages()
+    check_arguments(config)
+    show_messages()
     if config.data.get("root"):
         config.data.root = str(Path(config.data.root).expanduser().absolute())
+    experiment = prepare(config, overrides)
+    if _is_rank_zero():
+        get_console().print(show_plan(experiment.plan))
     if config.plan:
-        get_console().print(show_plan(prepare(config, overrides).plan))
         return {}
-    directory = _directory(config)
-    with recording(directory, config, overrides, rank_zero=_is_rank_zero()) as run:
-        return _train(config, overrides, run)
+    config.data.class_names = experiment.class_names  # so that the run is used without its data
+    with recording(_directory(config), config, overrides, rank_zero=_is_rank_zero()) as run:
+        return _train(config, experiment, run)
 
 
 def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
@@ -72,45 +74,44 @@ def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         config: validated.
         overrides: what was typed; a knob given there must have an owner in the net.
     """
-    L.seed_everything(config.seed, verbose=False)
-    net = build(config.model, "model")
-    regularization = Regularization(**_values(config.regularization))
-    not_applied = regularization.not_applied(net)
-    for knob in not_applied:
-        if any(override.split("=")[0].startswith(f"regularization.{knob}") for override in overrides):
-            raise UserError(
-                f"regularization.{knob} was given, but {net.name} has no {knob.replace('_', ' ')}."
-            )
-    curriculum = build(
-        config.curriculum,
-        "curriculum",
-        epochs=config.trainer.max_epochs,
-        knobs=regularization.ramps(net),
-    )
-    check_net_follows(net, curriculum)
-    data, sets = build_data(config, curriculum)
-    schedule = build(config.lr_schedule, "lr_schedule")
-    classifier = ImageClassifier(
-        net,
-        build_partial(config.optimizer, "optimizer"),
-        schedule,
-        mean=config.data.mean,
-        std=config.data.std,
-        num_classes=config.data.num_classes,
-        seed=config.seed,
-        channels_last=config.channels_last,
-    )
+    classifier = build_classifier(config)
+    not_applied = Regularization(**_values(config.regularization)).not_applied(classifier.net)
+    _refuse_knobs_without_owner(not_applied, classifier.net.name, overrides)
+    curriculum = build_curriculum(config, classifier.net)
+    check_net_follows(classifier.net, curriculum)
+    data, class_names = build_data(config, curriculum)
     plan = make_plan(
-        net,
+        classifier.net,
         curriculum,
-        schedule,
+        classifier.schedule,
         in_channels=config.data.in_channels,
         lr=config.optimizer.lr,
         batch_size=config.data.batch_size,
         steps_per_epoch=data.steps_per_epoch,
         not_applied=not_applied,
     )
-    return Experiment(data, classifier, curriculum, plan, class_names(config, sets))
+    return Experiment(data, classifier, curriculum, plan, class_names)
+
+
+def build_classifier(config: DictConfig) -> ImageClassifier:
+    """The configured net, freshly initialised from the seed, with its optimizer and schedule."""
+    L.seed_everything(config.seed, verbose=False)
+    return ImageClassifier(
+        build(config.model, "model"),
+        build_partial(config.optimizer, "optimizer"),
+        build(config.lr_schedule, "lr_schedule"),
+        mean=config.data.mean,
+        std=config.data.std,
+        num_classes=config.data.num_classes,
+        seed=config.seed,
+        channels_last=config.channels_last,
+    )
+
+
+def build_curriculum(config: DictConfig, net: Net) -> Curriculum:
+    """The configured curriculum, with the knobs that apply to `net`."""
+    knobs = Regularization(**_values(config.regularization)).ramps(net)
+    return build(config.curriculum, "curriculum", epochs=config.trainer.max_epochs, knobs=knobs)
 
 
 def build_transform(config: DictConfig) -> Transform:
@@ -124,8 +125,8 @@ def build_transform(config: DictConfig) -> Transform:
     )
 
 
-def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, Sets]:
-    """The configured data set, read and split.
+def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, list[str]]:
+    """The configured data set, read and split, and the names of its classes.
 
     Raises:
         UserError: it is not there, or has other classes than the configuration says.
@@ -149,13 +150,12 @@ def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, S
         fraction=config.data.fraction,
         split_seed=config.data.split_seed,
     )
-    return data, sets
-
-
-def class_names(config: DictConfig, sets: Sets) -> list[str]:
-    """The configured names, else the data set's own, else numbers."""
     names = config.data.class_names or sets.class_names or range(config.data.num_classes)
-    return [str(name) for name in names]
+    if len(names) != config.data.num_classes:
+        raise UserError(
+            f"data.class_names has {len(names)} names for data.num_classes={config.data.num_classes}."
+        )
+    return data, [str(name) for name in names]
 
 
 def build_trainer(config: DictConfig, run: Run, experiment: Experiment) -> L.Trainer:
@@ -180,18 +180,15 @@ def build_trainer(config: DictConfig, run: Run, experiment: Experiment) -> L.Tra
     )
 
 
-def _train(config: DictConfig, overrides: Sequence[str], run: Run) -> dict[str, float]:
-    experiment = prepare(config, overrides)
+def _train(config: DictConfig, experiment: Experiment, run: Run) -> dict[str, float]:
     plan = experiment.plan
     run.summary |= {
         "parameters": plan.parameters,
         "macs": plan.evaluation_macs,
         "not_applied": list(plan.not_applied),
     }
-    if _is_rank_zero():
-        get_console().print(show_plan(plan))
-        for knob in plan.not_applied:
-            log.warning("%s has no %s: not applied", plan.net, knob.replace("_", " "))
+    for knob in plan.not_applied:
+        log.warning("%s has no %s: not applied", plan.net, knob.replace("_", " "))
     trainer = build_trainer(config, run, experiment)
     failed = True
     try:
@@ -216,50 +213,21 @@ def _train(config: DictConfig, overrides: Sequence[str], run: Run) -> dict[str, 
     finally:
         finish_loggers(trainer.loggers, failed=failed)
     if trainer.is_global_zero:
-        write_confusion_matrix(run.directory, experiment)
-        get_console().print(show_result(run, experiment))
+        matrix = experiment.classifier.confusion_matrix()
+        write_confusion_matrix(run.directory / "confusion_matrix.csv", matrix, experiment.class_names)
+        accuracies = class_accuracies(matrix, experiment.class_names)
+        get_console().print(show_result(plan, run.summary, accuracies, run.directory))
     return metrics
 
 
-def write_confusion_matrix(directory: Path, experiment: Experiment) -> None:
-    """confusion_matrix.csv: numbers of test images, a row for each true class, a column for each answer."""
-    matrix = experiment.classifier.confusion.compute().tolist()
-    with (directory / "confusion_matrix.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true \\ answered", *experiment.class_names])
-        for name, row in zip(experiment.class_names, matrix, strict=True):
-            writer.writerow([name, *row])
-
-
-def show_result(run: Run, experiment: Experiment) -> Table:
-    """The end of a run, for a terminal."""
-    summary, metrics = run.summary, run.summary["metrics"]
-    table = Table(title=f"{experiment.plan.net}: result", title_justify="left", show_header=False)
-    table.add_column(justify="right", style="bold")
-    table.add_column()
-    table.add_row("test accuracy", f"{metrics['test/accuracy']:.4f}")
-    table.add_row("test top-5 accuracy", f"{metrics['test/accuracy_top5']:.4f}")
-    table.add_row("test calibration error", f"{metrics['test/calibration_error']:.4f}")
-    table.add_row("test loss", f"{metrics['test/loss']:.4f}")
-    weakest = weakest_classes(experiment)
-    table.add_row("weakest classes", ", ".join(f"{name} {share:.3f}" for name, share in weakest))
-    table.add_row(
-        "validation accuracy",
-        f"{metrics['val/accuracy']:.4f} in epoch {summary['best_epoch'] + 1}, the best",
-    )
-    table.add_row("parameters", f"{summary['parameters']:,}")
-    table.add_row("MACs", f"{short_number(summary['macs'])} at {experiment.plan.evaluation_resolution} px")
-    table.add_row("training speed", f"{summary['images_per_second']:.0f} images/s")
-    table.add_row("peak memory", f"{summary['peak_memory_bytes'] / 2**20:.0f} MiB")
-    table.add_row("run", str(run.directory))
-    return table
-
-
-def weakest_classes(experiment: Experiment, count: int = 3) -> list[tuple[str, float]]:
-    """The classes with the lowest test accuracy, lowest first."""
-    matrix = experiment.classifier.confusion.compute().double()
-    shares = (matrix.diagonal() / matrix.sum(1).clamp_min(1)).tolist()
-    return sorted(zip(experiment.class_names, shares, strict=True), key=lambda pair: pair[1])[:count]
+def _refuse_knobs_without_owner(knobs: Sequence[str], net: str, overrides: Sequence[str]) -> None:
+    """A knob that was typed and that the net has no layer for is a mistake, not a warning."""
+    typed = {override.split("=")[0].lstrip("+~") for override in overrides}
+    for knob in knobs:
+        if any(name.startswith(f"regularization.{knob}") for name in typed):
+            raise UserError(
+                f"regularization.{knob} was given, but {net} has no {knob.replace('_', ' ')}: leave it out."
+            )
 
 
 def _directory(config: DictConfig) -> Path:
@@ -288,16 +256,3 @@ def _values(node: DictConfig) -> dict[str, Any]:
 def _overrides() -> list[str]:
     """What was typed, where Hydra runs."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-
-
-def _show_messages() -> None:
-    """Send our messages to the console, above a live progress bar; Lightning's only where they warn."""
-    ours = logging.getLogger("crescendo")
-    ours.setLevel(logging.INFO)
-    if not ours.handlers:
-        handler = RichHandler(show_path=False, show_level=False, log_time_format="%H:%M:%S")
-        handler.addFilter(lambda record: record.name != "crescendo.traceback")
-        ours.addHandler(handler)
-    ours.propagate = False
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.captureWarnings(True)

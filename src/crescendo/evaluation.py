@@ -1,0 +1,90 @@
+"""A run's best checkpoint, used again: from the run directory alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+import lightning as L
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from crescendo.analysis.results import class_accuracies
+from crescendo.classifier import ImageClassifier
+from crescendo.config import check_arguments, validate
+from crescendo.data.decoding import read_image
+from crescendo.data.sampler import Draws
+from crescendo.errors import UserError
+from crescendo.runs import best_checkpoint, read_config
+from crescendo.tracking import show_messages
+from crescendo.training import build_classifier, build_curriculum, build_transform, prepare
+
+
+def load_config(run: Path) -> DictConfig:
+    """A run's configuration, checked like one that was typed: it may come from elsewhere."""
+    config = read_config(run)
+    validate(config)
+    check_arguments(config)
+    return config
+
+
+def load_weights(classifier: ImageClassifier, run: Path) -> None:
+    """Load a run's best checkpoint.
+
+    Raises:
+        UserError: it cannot be read, or does not fit.
+    """
+    path = best_checkpoint(run)
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a checkpoint that can be read: {error}") from error
+    try:
+        classifier.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the net of {run / 'config.yaml'}: {error}") from error
+
+
+def evaluate_run(run: Path, accelerator: str = "auto") -> tuple[dict[str, float], dict[str, float]]:
+    """Test metrics of a run's best checkpoint, and the accuracy of each class by its name."""
+    config = load_config(run)
+    experiment = prepare(config)
+    load_weights(experiment.classifier, run)
+    show_messages()
+    trainer = L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+    )
+    trainer.test(experiment.classifier, experiment.data, verbose=False)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return metrics, class_accuracies(experiment.classifier.confusion_matrix(), experiment.class_names)
+
+
+def predict_files(run: Path, files: Sequence[Path], top: int) -> list[list[tuple[str, float]]]:
+    """The `top` most probable classes of each file with their probabilities, most probable first.
+
+    The run's data set is not needed.
+    """
+    config = load_config(run)
+    classifier = build_classifier(config).eval()
+    load_weights(classifier, run)
+    resolution = build_curriculum(config, classifier.net).evaluation_resolution
+    assert resolution is not None
+    transform, names = build_transform(config), config.data.class_names
+    answers = []
+    for start in range(0, len(files), config.data.eval_batch_size):
+        part = files[start : start + config.data.eval_batch_size]
+        images = [read_image(file, config.data.in_channels) for file in part]
+        batch = transform.decoded(images, Draws(np.arange(len(part)), None, resolution))
+        with torch.inference_mode():
+            best = classifier(batch).softmax(1).topk(min(top, len(names)))
+        answers += [
+            [(names[label], value) for label, value in zip(labels, values, strict=True)]
+            for labels, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+    return answers
