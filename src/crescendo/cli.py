@@ -101,3 +101,7 @@ def main() -> None:
     """The entry point: a user's mistake ends with one message and exit code 2."""
     with plain_errors():
         app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Every option of every group composes, validates and fits its target; every mistake is named."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf, open_dict
+
+from crescendo.config import build, check_arguments, check_targets, validate
+from crescendo.errors import UserError
+from crescendo.training import prepare
+
+REPOSITORY = Path(__file__).parents[1]
+GROUPS = ("data", "model", "regularization", "curriculum", "optimizer", "lr_schedule", "trainer")
+GROUPS += ("callbacks", "logger", "debug")
+OPTIONS = [
+    f"{group}={path.stem}"
+    for group in GROUPS
+    for path in sorted((REPOSITORY / "conf" / group).glob("*.yaml"))
+]
+EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
+
+
+def with_synthetic_images(config):
+    """The same experiment without its files: images of its size and classes, made up."""
+    sizes = {"resolution": "native_size", "num_classes": "num_classes", "in_channels": "in_channels"}
+    config.data.source = {
+        "_target_": "crescendo.data.sources.synthetic",
+        "samples": 320,
+        **{argument: config.data[name] for argument, name in sizes.items()},
+    }
+    return config
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_fits(option, configuration, image_folder):
+    overrides = [option, *([f"data.root={image_folder}"] if option == "data=folder" else [])]
+    config = configuration(*overrides)
+    validate(config)
+    check_arguments(config)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_is_built_and_takes_a_step(experiment, configuration):
+    config = with_synthetic_images(configuration(f"experiment={experiment}"))
+    validate(config)
+    check_arguments(config)
+    built = prepare(config)
+    batch = next(iter(built.data.train_dataloader()))
+    built.classifier.enter(built.curriculum.at(0))
+    logits = built.classifier.train()(batch.images)
+    assert logits.shape == (config.data.batch_size, config.data.num_classes)
+    assert batch.images.shape[-1] == built.plan.stages[0].resolution
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_epochs=abc", "trainer.max_epochs=abc: should be a valid integer"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: should be greater than 0"),
+        ("data.batch_size=-3", "data.batch_size=-3: should be greater than 0"),
+        ("data.val_fraction=1", "data.val_fraction=1: should be less than 1"),
+        ("data.fit=squeeze", "data.fit=squeeze: should be 'resize' or 'pad'"),
+        ("data.mean=[0.5,0.5]", "data.mean has 2 values for data.in_channels=1"),
+        ("data.augmentation.crop_area=[0.5,0.1]", "must be two rising shares of the area"),
+        ("regularization.mixup=high", "regularization.mixup=high: must be a number or a range"),
+        ("regularization.mixup=published", "must be a number or a range"),
+        ("regularization.cutmix={start:0}", "a range has start and end, this one has start"),
+        ("curriculum.resolution.start=16.5", "must be whole pixels, 1 or more, not 16.5"),
+        ("curriculum.interpolation=cubic", "should be 'linear' or 'geometric'"),
+        ("optimizer.lr=-1", "optimizer.lr=-1: should be greater than 0"),
+        ("name=a/b", "name=a/b"),
+        ("model._target_=os.system", "model._target_=os.system: refused"),
+        ("+callbacks.mine={_target_:subprocess.run}", "callbacks.mine._target_=subprocess.run: refused"),
+    ],
+)
+def test_a_bad_value_is_named(override, message, configuration):
+    with pytest.raises(UserError) as caught:
+        validate(configuration(override))
+    assert message in str(caught.value)
+
+
+def test_a_missing_value_is_asked_for(configuration):
+    with pytest.raises(UserError, match=r"data\.root must be given: data\.root=<value>"):
+        validate(configuration("data=folder"))
+
+
+def test_the_classes_of_a_missing_folder_are_explained(configuration, tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UserError, match=r"is not a directory\. Did you mean photos\?"):
+        validate(configuration("data=folder", f"data.root={tmp_path / 'fotos'}"))
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("data", "data.batchsize is not a setting. Did you mean batch_size"),
+        ("", "sed is not a setting. Did you mean seed?"),
+    ],
+)
+def test_a_typo_that_composes_silently_is_found(place, message, configuration):
+    """Hydra lets an experiment file add any key."""
+    config = configuration()
+    with open_dict(config):
+        node = OmegaConf.select(config, place) if place else config
+        node["batchsize" if place else "sed"] = 3
+    with pytest.raises(UserError) as caught:
+        validate(config)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["+model.widht=3"],
+            "model.widht is not an argument of crescendo.models.resnet_cifar.resnet20. Did you mean width?",
+        ),
+        (["model.width=abc"], "model.width=abc: should be a valid integer"),
+        (["model._target_=crescendo.models.resnet_cifar.resnet21"], "does not exist"),
+        (["+trainer.epochs=3"], "trainer.epochs is not an argument of lightning.Trainer"),
+        (
+            ["callbacks=ema", "callbacks.ema.decay=often"],
+            "callbacks.ema.decay=often: should be a valid number",
+        ),
+    ],
+)
+def test_arguments_are_held_against_the_target(overrides, message, configuration):
+    config = configuration(*overrides)
+    validate(config)
+    with pytest.raises(UserError) as caught:
+        check_arguments(config)
+    assert message in str(caught.value)
+
+
+def test_targets_are_refused_before_anything_runs():
+    with pytest.raises(UserError, match=r"a\[1\]\.b\._target_=pickle\.loads: refused"):
+        check_targets({"a": [{}, {"b": {"_target_": "pickle.loads"}}]})
+
+
+def test_a_users_mistake_inside_a_target_stays_plain(configuration):
+    config = configuration("lr_schedule=one_cycle", "lr_schedule.peak=2")
+    with pytest.raises(UserError, match=r"lr_schedule\.peak=2: must lie between 0 and 1"):
+        build(config.lr_schedule, "lr_schedule")
+
+
+def test_none_trains_with_none_whatever_the_experiment(configuration):
+    for experiment in EXPERIMENTS:
+        config = configuration(f"experiment={experiment}", "regularization=none")
+        assert set(config.regularization.values()) == {0.0}
