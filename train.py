@@ -11,6 +11,7 @@ import os
 import hydra
 from omegaconf import DictConfig
 
+import crescendo.resolvers  # noqa: F401  # what conf/ interpolates; light, as all that is imported here
 from crescendo.errors import plain_errors
 
 

@@ -1,33 +1,15 @@
-"""What several tests need: composed configurations, the command line, a small folder of images."""
+"""What several tests need: composed configurations, a small folder of images."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import REPOSITORY
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from PIL import Image
-
-REPOSITORY = Path(__file__).parents[1]
-
-# A training of seconds: four batches an epoch, two stages.
-TINY = (
-    "data=synthetic",
-    "data.source.samples=160",
-    "data.batch_size=32",
-    "model=lenet5_modern",
-    "curriculum.stages=2",
-    "curriculum.resolution.start=28",
-    "curriculum.multiple_of=4",
-    "trainer=cpu",
-    "trainer.max_epochs=2",
-    "trainer.log_every_n_steps=2",
-)
 
 
 @pytest.fixture
@@ -43,35 +25,6 @@ def configuration() -> Callable[..., DictConfig]:
         return config
 
     return composed
-
-
-def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the project in a subprocess, without a W&B account."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env=kept | {"HOME": str(cwd), "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def train(*overrides: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """python train.py <overrides>, from any directory."""
-    return command(str(REPOSITORY / "train.py"), *overrides, cwd=cwd, **environment)
-
-
-def crescendo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """crescendo <arguments>."""
-    return command("-m", "crescendo.cli", *arguments, cwd=cwd)
-
-
-def only_run(place: Path) -> Path:
-    """The one run directory below `place`."""
-    (config,) = place.rglob("config.yaml")
-    return config.parent
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, command, crescendo, only_run, train
+from commands import REPOSITORY, TINY, command, crescendo, only_run, train
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -196,7 +196,7 @@ def test_an_interrupted_run_says_so(tmp_path):
             ["resnet20 needs 4 px or more, stage 0 uses 2", "add curriculum.resolution.start=4"],
         ),
         (["model=lenet5"], ["lenet5 takes 32 px only", "add curriculum=constant"]),
-        (["data=fashion_mnist", "data.root=nowhere"], ["data.root=nowhere has no FashionMNIST"]),
+        (["data=fashion_mnist", "data.root=nowhere"], ["nowhere has no FashionMNIST", "data.download=true"]),
         (
             ["model=plain20", "regularization.drop_path=0.1"],
             ["regularization.drop_path was given, but plain20 has no drop path"],

@@ -38,6 +38,10 @@ class ImageClassifier(L.LightningModule):
         num_classes: number of classes.
         seed: of what is drawn on the device: dropout, drop path, mixing.
         channels_last: memory format of the weights; the images come in it.
+
+    Attributes:
+        stage: the curriculum's stage that is being trained.
+        confusion_matrix: of the last test, [classes, classes]: numbers of images, rows are true.
     """
 
     mean: Tensor
@@ -71,6 +75,7 @@ class ImageClassifier(L.LightningModule):
             num_classes, n_bins=15, validate_args=False
         )
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.confusion_matrix: Tensor | None = None
 
     def enter(self, stage: Stage) -> None:
         """Take over a stage's knobs: the net's rates now, the batch's strengths from the next step."""
@@ -107,9 +112,6 @@ class ImageClassifier(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._log_and_reset(self.val_metrics)
 
-    def on_test_start(self) -> None:
-        self.confusion.reset()
-
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch.images)
         _update(self.test_metrics, logits, batch.labels)
@@ -117,6 +119,8 @@ class ImageClassifier(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_and_reset(self.test_metrics)
+        self.confusion_matrix = self.confusion.compute()  # of all devices
+        self.confusion.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probabilities [N, classes]."""
@@ -128,10 +132,6 @@ class ImageClassifier(L.LightningModule):
         steps_per_epoch = max(1, self.trainer.estimated_stepping_batches // epochs)
         scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step / steps_per_epoch, epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def confusion_matrix(self) -> Tensor:
-        """Of the last test [classes, classes]: numbers of images, rows are true, columns answered."""
-        return self.confusion.compute()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint knows how its weights validated."""

@@ -27,6 +27,7 @@ from pydantic import (
     ValidationError,
 )
 
+import crescendo.resolvers  # noqa: F401  # registers them
 from crescendo.errors import UserError, did_you_mean
 
 TRUSTED = ("crescendo", "torch", "torchvision", "torchmetrics", "lightning", "hydra")
@@ -361,12 +362,3 @@ def _known_keys(path: Sequence[str]) -> list[str]:
     for step in path:
         model = model.model_fields[step].annotation
     return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _class_count(root: str) -> int:
-    from crescendo.data.sources import class_directories  # heavy, and for data=folder alone
-
-    return len(class_directories(root))
-
-
-OmegaConf.register_new_resolver("class_directories", _class_count, replace=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 import lightning as L
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from crescendo.analysis.results import class_accuracies
+from crescendo.checkpoints import load_checkpoint
 from crescendo.classifier import ImageClassifier
 from crescendo.config import check_arguments, validate
 from crescendo.data.decoding import read_image
@@ -35,10 +35,7 @@ def load_weights(classifier: ImageClassifier, run: Path) -> None:
         UserError: it cannot be read, or does not fit.
     """
     path = best_checkpoint(run)
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a checkpoint that can be read: {error}") from error
+    weights = load_checkpoint(path)["state_dict"]
     try:
         classifier.load_state_dict(weights)
     except RuntimeError as error:
@@ -62,7 +59,9 @@ def evaluate_run(run: Path, accelerator: str = "auto") -> tuple[dict[str, float]
     )
     trainer.test(experiment.classifier, experiment.data, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return metrics, class_accuracies(experiment.classifier.confusion_matrix(), experiment.class_names)
+    matrix = experiment.classifier.confusion_matrix
+    assert matrix is not None
+    return metrics, class_accuracies(matrix, experiment.class_names)
 
 
 def predict_files(run: Path, files: Sequence[Path], top: int) -> list[list[tuple[str, float]]]:

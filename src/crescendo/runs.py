@@ -142,7 +142,7 @@ def read_summary(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(summary, dict):
         raise UserError(f"{path} is not the summary of a crescendo run.")
-    return {"status": "unknown", "metrics": {}, **summary}
+    return dict.fromkeys(SUMMARY) | {"status": "unknown", "metrics": {}} | summary
 
 
 def find_runs(places: Sequence[Path]) -> list[Path]:

@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 import socket
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -263,4 +264,5 @@ def peak_memory_bytes() -> int:
         return torch.cuda.max_memory_allocated()
     import resource  # POSIX alone
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.loggers import Logger
@@ -18,7 +17,7 @@ from rich import get_console
 
 from crescendo.analysis.plan import Plan, check_net_follows, make_plan, show_plan
 from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
-from crescendo.checkpoints import AtomicCheckpointIO
+from crescendo.checkpoints import AtomicCheckpointIO, load_checkpoint
 from crescendo.classifier import ImageClassifier
 from crescendo.config import build, build_partial, check_arguments, validate
 from crescendo.curriculum.callback import CurriculumCallback
@@ -198,9 +197,9 @@ def _train(config: DictConfig, experiment: Experiment, run: Run) -> dict[str, fl
             if trainer.interrupted:  # Lightning turns a KeyboardInterrupt into exit code 1
                 raise KeyboardInterrupt from None
             raise
-        best = best_checkpoint(run.directory)
-        trainer.test(experiment.classifier, experiment.data, ckpt_path=best, verbose=False)
-        checkpoint = torch.load(best, weights_only=True, mmap=True)
+        checkpoint = load_checkpoint(best_checkpoint(run.directory))
+        experiment.classifier.load_state_dict(checkpoint["state_dict"])  # the averages, under EMA
+        trainer.test(experiment.classifier, experiment.data, verbose=False)
         metrics = checkpoint["validation"] | {
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
         }
@@ -213,7 +212,8 @@ def _train(config: DictConfig, experiment: Experiment, run: Run) -> dict[str, fl
     finally:
         finish_loggers(trainer.loggers, failed=failed)
     if trainer.is_global_zero:
-        matrix = experiment.classifier.confusion_matrix()
+        matrix = experiment.classifier.confusion_matrix
+        assert matrix is not None
         write_confusion_matrix(run.directory / "confusion_matrix.csv", matrix, experiment.class_names)
         accuracies = class_accuracies(matrix, experiment.class_names)
         get_console().print(show_result(plan, run.summary, accuracies, run.directory))

@@ -1,0 +1,28 @@
+"""What a yaml of conf/ may interpolate beside other settings. Imported by train.py itself: keep it light.
+
+${choice:model}                 the option chosen for a group, in a job as in a sweep
+${class_directories:<root>}     how many classes a tree of class directories has
+${short_id:}                    four hexadecimal digits, the same throughout a process
+"""
+
+import secrets
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+
+def _choice(group: str, _root_: DictConfig) -> str:
+    """Hydra's own `hydra:` resolver does not know the choices before a sweep's first job."""
+    hydra = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
+    return hydra.runtime.choices[group]
+
+
+def _count_classes(root: str) -> int:
+    from crescendo.data.sources import class_directories  # heavy, and for data=folder alone
+
+    return len(class_directories(root))
+
+
+OmegaConf.register_new_resolver("choice", _choice, replace=True)
+OmegaConf.register_new_resolver("class_directories", _count_classes, replace=True)
+OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(2), replace=True, use_cache=True)

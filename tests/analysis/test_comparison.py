@@ -1,0 +1,142 @@
+import io
+import json
+
+import pytest
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from crescendo.analysis.comparison import compare, show_comparison, spread
+
+CONFIG = {
+    "name": "digits",
+    "runs_dir": "runs",
+    "seed": 0,
+    "logger": {},
+    "data": {"name": "digits", "root": None, "num_workers": 0, "batch_size": 32},
+    "model": {"_target_": "crescendo.models.resnet_cifar.resnet20"},
+    "regularization": {"mixup": 0.1},
+}
+
+
+def run(place, accuracy=None, status="finished", seconds=10.0, **changed):
+    """A run directory with a summary, or without one where `status` is None."""
+    place.mkdir(parents=True)
+    config = OmegaConf.create(CONFIG)
+    for name, value in changed.items():
+        OmegaConf.update(config, name.replace("__", "."), value, merge=False)
+    OmegaConf.save(config, place / "config.yaml")
+    if status is not None:
+        metrics = {} if accuracy is None else {"test/accuracy": accuracy}
+        summary = {
+            "status": status,
+            "seconds": seconds,
+            "parameters": 272474,
+            "macs": 41000000,
+            "metrics": metrics,
+        }
+        (place / "summary.json").write_text(json.dumps(summary))
+    return place
+
+
+def shown(rows):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(show_comparison(rows))
+    return console.export_text()
+
+
+def test_seeds_are_pooled_and_groups_are_named_by_what_differs(tmp_path):
+    lenet = "crescendo.models.lenet.lenet5"
+    runs = [
+        run(tmp_path / "a", 0.90, seed=0, seconds=10.0),
+        run(tmp_path / "b", 0.97, model___target_=lenet, seconds=4.0),
+        run(tmp_path / "c", 0.92, seed=1, seconds=14.0),
+    ]
+    best, other = compare(runs)
+    assert best.differences == {"model._target_": lenet}
+    assert best.accuracies == [0.97]
+    assert other.differences == {"model._target_": "crescendo.models.resnet_cifar.resnet20"}
+    assert (other.accuracies, other.seconds) == ([0.90, 0.92], [10.0, 14.0])
+    assert (other.parameters, other.macs) == (272474, 41000000)
+    assert (best.unfinished, other.unfinished) == ([], [])
+    text = shown([best, other])
+    assert text.index("lenet5") < text.index("resnet20")
+    assert "0.9100 ± 0.0141" in text
+    assert "12.0 ± 2.8" in text
+    assert "272,474" in text
+    assert "41M" in text
+    assert "not counted" not in text
+
+
+@pytest.mark.parametrize(
+    "incidental",
+    [
+        {"seed": 5},
+        {"name": "again"},
+        {"runs_dir": "/elsewhere"},
+        {"data__root": "/data"},
+        {"data__num_workers": 4},
+        {"logger": {"_target_": "crescendo.tracking.tensorboard"}},
+    ],
+)
+def test_runs_that_differ_by_chance_alone_are_one_group(tmp_path, incidental):
+    (row,) = compare([run(tmp_path / "a", 0.9), run(tmp_path / "b", 0.8, **incidental)])
+    assert row.differences == {}
+    assert row.accuracies == [0.9, 0.8]
+    assert "all" in shown([row])
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "values"),
+    [
+        ({"data__name": "mnist"}, "data.name", {"digits", "mnist"}),
+        ({"data__batch_size": 64}, "data.batch_size", {32, 64}),
+        ({"regularization__mixup": 0.2}, "regularization.mixup", {0.1, 0.2}),
+    ],
+)
+def test_runs_of_other_settings_are_two_groups(tmp_path, changed, name, values):
+    rows = compare([run(tmp_path / "a", 0.9), run(tmp_path / "b", 0.8, **changed)])
+    assert [list(row.differences) for row in rows] == [[name], [name]]
+    assert {row.differences[name] for row in rows} == values
+
+
+def test_a_number_and_a_range_are_two_groups(tmp_path):
+    ramp = {"start": 0.1, "end": 0.1}
+    rows = compare([run(tmp_path / "a", 0.9), run(tmp_path / "b", 0.8, regularization__mixup=ramp)])
+    assert len(rows) == 2
+    assert rows[0].differences != rows[1].differences
+
+
+def test_unfinished_runs_are_named_and_not_counted(tmp_path):
+    runs = [
+        run(tmp_path / "good", 0.9),
+        run(tmp_path / "failed", 0.1, status="failed"),
+        run(tmp_path / "going", status=None),
+        run(tmp_path / "untested", status="finished"),
+    ]
+    (row,) = compare(runs)
+    assert row.accuracies == [0.9]
+    assert row.unfinished == [
+        f"failed {runs[1]}",
+        f"unfinished {runs[2]}",
+        f"finished {runs[3]}",
+    ]
+    text = shown([row]).replace("\n", " ")
+    assert "not counted: failed" in text
+    assert "going" in text
+
+
+def test_a_group_without_a_result_comes_last(tmp_path):
+    runs = [
+        run(tmp_path / "a", status="interrupted", data__batch_size=64),
+        run(tmp_path / "b", 0.1),
+    ]
+    first, last = compare(runs)
+    assert first.accuracies == [0.1]
+    assert last.accuracies == []
+    assert (last.parameters, last.macs) == (None, None)
+    assert shown([first, last]).count(" - ") >= 4
+
+
+def test_the_spread_is_that_of_a_sample():
+    assert spread([0.5], 4) == "0.5000"
+    assert spread([1, 2, 3, 4], 2) == "2.50 ± 1.29"  # sqrt(5 / 3)

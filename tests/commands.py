@@ -1,0 +1,53 @@
+"""The command line as the tests drive it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+# A training of seconds: four batches an epoch, two stages.
+TINY = (
+    "data=synthetic",
+    "data.source.samples=160",
+    "data.batch_size=32",
+    "model=lenet5_modern",
+    "curriculum.stages=2",
+    "curriculum.resolution.start=28",
+    "curriculum.multiple_of=4",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=2",
+)
+
+
+def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the project in a subprocess, in a home without a W&B account."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    with tempfile.TemporaryDirectory() as home:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=cwd,
+            env=kept | {"HOME": home, "OMP_NUM_THREADS": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+
+def train(*overrides: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """python train.py <overrides>, from any directory."""
+    return command(str(REPOSITORY / "train.py"), *overrides, cwd=cwd, **environment)
+
+
+def crescendo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """crescendo <arguments>."""
+    return command("-m", "crescendo.cli", *arguments, cwd=cwd)
+
+
+def only_run(place: Path) -> Path:
+    """The one run directory below `place`."""
+    (config,) = place.rglob("config.yaml")
+    return config.parent

@@ -1,0 +1,95 @@
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from crescendo.checkpoints import AtomicCheckpointIO, BestCheckpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+
+
+class Scored(L.LightningModule):
+    """Validates as it is told; its weight is the number of epochs done."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores, self.weight = scores, nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch, batch_idx):
+        return -self.weight.sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/accuracy", self.scores[self.current_epoch])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def fit(tmp_path, scores, mode="max"):
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=len(scores),
+        num_sanity_val_steps=0,
+        callbacks=[BestCheckpoint(mode=mode)],
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        log_every_n_steps=1,
+    )
+    trainer.fit(Scored(scores), *[torch.utils.data.DataLoader(torch.zeros(1))] * 2)
+    places = {path.name: path for path in (tmp_path / "checkpoints").iterdir()}
+    assert set(places) == {"best.ckpt", "last.ckpt"}
+    return {name: torch.load(path, weights_only=True) for name, path in places.items()}
+
+
+@pytest.mark.parametrize(
+    ("scores", "mode", "best"),
+    [
+        ([0.5, 0.75, 0.75, 0.6], "max", 2),
+        ([0.75, 0.5, 0.75, 0.75], "max", 3),
+        ([0.5, 0.75, 0.7], "max", 1),
+        ([0.9, 0.5, 0.7], "max", 0),
+        ([float("nan"), 0.5, 0.4], "max", 1),
+        ([0.5, 0.25, 0.25, 0.4], "min", 2),
+    ],
+)
+def test_the_best_epoch_is_kept_and_a_tie_goes_to_the_later(tmp_path, scores, mode, best):
+    checkpoints = fit(tmp_path, scores, mode)
+    for name, epoch in (("best.ckpt", best), ("last.ckpt", len(scores) - 1)):
+        assert checkpoints[name]["epoch"] == epoch
+        assert checkpoints[name]["state_dict"]["weight"].item() == epoch + 1
+
+
+@pytest.fixture
+def half_a_write(monkeypatch):
+    def save(checkpoint, file):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", save)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, request):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    request.getfixturevalue("half_a_write")
+    with pytest.raises(OSError, match="no space"):
+        AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+
+
+def test_a_first_write_that_fails_leaves_no_checkpoint(tmp_path, half_a_write):
+    with pytest.raises(OSError, match="no space"):
+        AtomicCheckpointIO().save_checkpoint({"epoch": 1}, tmp_path / "last.ckpt")
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_a_write_replaces_and_makes_directories(tmp_path):
+    path = tmp_path / "checkpoints" / "best.ckpt"
+    for epoch in (1, 2):
+        AtomicCheckpointIO().save_checkpoint({"epoch": epoch}, path)
+        assert torch.load(path, weights_only=True) == {"epoch": epoch}
+    assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,66 @@
+"""Building an experiment from its configuration, without training it."""
+
+import pytest
+import torch
+
+from crescendo.config import validate
+from crescendo.errors import UserError
+from crescendo.training import build_classifier, prepare
+
+
+def weights(config):
+    return build_classifier(config).state_dict()
+
+
+def test_the_seed_decides_the_first_weights(configuration):
+    one, same, other = (weights(configuration(f"seed={seed}")) for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["net.head.weight"], other["net.head.weight"])
+
+
+def test_the_default_experiment_is_as_the_readme_says(configuration):
+    experiment = prepare(configuration())
+    assert [stage.resolution for stage in experiment.curriculum.plan] == [16, 24, 32]
+    assert [stage.epochs for stage in experiment.curriculum.plan] == [4, 4, 4]
+    assert experiment.plan.parameters == 269_434
+    data = experiment.data
+    assert [len(images) for images in (data.training, data.validation, data.test)] == [1293, 144, 360]
+    assert experiment.plan.steps_per_epoch == 40
+    assert experiment.class_names == [str(digit) for digit in range(10)]
+
+
+def test_a_knob_without_owner_is_recorded_unless_it_was_typed(configuration):
+    overrides = ["model=plain20", "regularization=strong"]
+    config = configuration(*overrides)
+    assert prepare(config, overrides).plan.not_applied == ("dropout", "drop_path")
+    with pytest.raises(UserError, match=r"regularization\.drop_path was given, but plain20 has no drop path"):
+        prepare(config, [*overrides, "regularization.drop_path=0.1"])
+
+
+def test_too_few_classes_are_refused(configuration):
+    config = configuration("data.num_classes=8", "data.class_names=null")
+    validate(config)
+    with pytest.raises(UserError, match=r"digits has 10 classes, data\.num_classes=8"):
+        prepare(config)
+
+
+def test_class_names_must_be_as_many_as_classes(configuration):
+    with pytest.raises(UserError, match=r"data\.class_names has 2 names for data\.num_classes=10"):
+        prepare(configuration("data.class_names=[a,b]"))
+
+
+def test_the_readme_speaks_of_options_that_exist(configuration):
+    """Every `python train.py` line of the README composes and validates."""
+    from commands import REPOSITORY
+
+    lines = [
+        line.split("#")[0].split()[2:]
+        for line in (REPOSITORY / "README.md").read_text().splitlines()
+        if line.startswith("python train.py")
+    ]
+    assert len(lines) >= 8
+    for words in lines:
+        overrides = [word for word in words if word not in ("-m", "--help")]
+        overrides = [word.split(",")[0] if word.startswith("seed=") else word for word in overrides]
+        overrides = [word.replace("data.root=photos", "data.root=tests") for word in overrides]
+        validate(configuration(*overrides, *(["data.num_classes=2"] if "data=folder" in overrides else [])))
