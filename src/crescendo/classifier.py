@@ -66,7 +66,7 @@ class ImageClassifier(L.LightningModule):
         self.seed = seed
         self.stage = Stage(index=0, first_epoch=0, epochs=0, resolution=0)
         for name, values in {"mean": mean, "std": std}.items():
-            in_bytes = torch.tensor(values)[:, None, None] * 255
+            in_bytes = torch.tensor(values, dtype=torch.float32)[:, None, None] * 255
             self.register_buffer(name, in_bytes, persistent=False)
         self.train_sums = TrainingSums()
         self.val_metrics = _evaluation_metrics(num_classes, "val/")
@@ -129,8 +129,14 @@ class ImageClassifier(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer_factory(parameter_groups(self.net))
         epochs = self.trainer.max_epochs or 1
-        steps_per_epoch = max(1, self.trainer.estimated_stepping_batches // epochs)
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step / steps_per_epoch, epochs))
+        _ = self.trainer.estimated_stepping_batches  # makes the trainer count its batches
+        steps_per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
+
+        def factor(step: int) -> float:
+            """In the middle of a step: neither the first nor the last is lost to a rate of 0."""
+            return self.schedule.factor((step + 0.5) / steps_per_epoch, epochs)
+
+        scheduler = LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -189,8 +195,9 @@ def _evaluation_metrics(num_classes: int, prefix: str) -> MetricCollection:
 def _update(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
     logits = logits.float()
     losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    probabilities = logits.softmax(1)  # torchmetrics would have to guess which of the two it got
     for name, metric in metrics.items(keep_base=True):
         if name == "loss":
             metric.update(losses)
         else:
-            metric.update(logits, labels)
+            metric.update(probabilities, labels)

@@ -4,6 +4,7 @@ dropout and drop path belong to layers of the net, the other knobs to the classi
 batches and targets. Off means off: a knob at 0 takes no random number and changes no bit.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -50,8 +51,8 @@ class Regularization:
             object.__setattr__(self, knob.name, ramp)
             below_one = knob.name not in ("mixup", "cutmix")
             for value in (ramp.start, ramp.end):
-                if value < 0 or (below_one and value >= 1):
-                    bounds = "at least 0 and below 1" if below_one else "0 or more"
+                if not 0 <= value < (1 if below_one else math.inf):
+                    bounds = "at least 0 and below 1" if below_one else "a number, 0 or more"
                     raise UserError(f"regularization.{knob.name}={value:g}: must be {bounds}.")
 
     def ramps(self, net: nn.Module) -> dict[str, Ramp]:

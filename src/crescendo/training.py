@@ -76,6 +76,12 @@ def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     classifier = build_classifier(config)
     not_applied = Regularization(**_values(config.regularization)).not_applied(classifier.net)
     _refuse_knobs_without_owner(not_applied, classifier.net.name, overrides)
+    warmup_epochs = getattr(classifier.schedule, "warmup_epochs", 0)
+    if warmup_epochs > config.trainer.max_epochs:
+        raise UserError(
+            f"lr_schedule.warmup_epochs={warmup_epochs:g} is longer than "
+            f"trainer.max_epochs={config.trainer.max_epochs}."
+        )
     curriculum = build_curriculum(config, classifier.net)
     check_net_follows(classifier.net, curriculum)
     data, class_names = build_data(config, curriculum)

@@ -123,7 +123,7 @@ class TwoDevices:
     ("settings", "message"),
     [
         ({"batch_size": 181}, r"data.batch_size=181 is more than the 180 training images"),
-        ({"batch_size": 20, "fraction": 0.1}, r"data.batch_size=20 is more than the 18 training images"),
+        ({"batch_size": 20, "fraction": 0.1}, r"data.batch_size=20 is more than the 19 training images"),
         ({"parts": 3}, r"data.batch_size=20 cannot be split into trainer.accumulate_grad_batches=3"),
     ],
 )

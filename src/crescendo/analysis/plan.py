@@ -1,6 +1,6 @@
 """What a training will do, known before it starts: its stages, their cost, what will not apply."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
@@ -83,17 +83,20 @@ def check_net_follows(net: nn.Module, curriculum: Curriculum) -> None:
     """
     smallest = getattr(net, "min_resolution", 1)
     largest = getattr(net, "max_resolution", None)
-    assert isinstance(curriculum.resolution, Ramp)
+    ramp = Ramp.of(curriculum.resolution)
+    one_number = not isinstance(curriculum.resolution, Mapping | Ramp)
     for stage in curriculum.plan:
         reason = check_resolution(net, stage.resolution)
         if reason is None:
             continue
-        if largest is not None:
+        if one_number:
+            overrides = f"curriculum.resolution={smallest if stage.resolution < smallest else largest}"
+        elif largest is not None:
             overrides = "curriculum=constant"
-            if not smallest <= curriculum.resolution.end <= largest:
+            if not smallest <= ramp.end <= largest:
                 overrides += f" curriculum.resolution.end={largest}"
         else:
-            ends = {"start": curriculum.resolution.start, "end": curriculum.resolution.end}
+            ends = {"start": ramp.start, "end": ramp.end}
             overrides = " ".join(
                 f"curriculum.resolution.{end}={smallest}"
                 for end, resolution in ends.items()
@@ -149,7 +152,7 @@ def _peak(schedule: Schedule, stage: Stage, epochs: int, samples: int = 200) -> 
 def short_number(value: float) -> str:
     """1234567 -> 1.23M."""
     for unit in ("", "k", "M", "G", "T"):
-        if abs(value) < 1000:
+        if abs(float(f"{value:.3g}")) < 1000:
             return f"{value:.3g}{unit}"
         value /= 1000
     return f"{value:.3g}P"

@@ -12,9 +12,12 @@ from crescendo.analysis.plan import Plan, short_number
 
 
 def class_accuracies(matrix: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-    """The share of each class's test images that was right, from a confusion matrix (rows are true)."""
-    shares = matrix.diagonal().double() / matrix.sum(1).clamp_min(1)
-    return dict(zip(class_names, shares.tolist(), strict=True))
+    """The share of each class's test images that was right, from a confusion matrix (rows are true).
+
+    A class without test images has none.
+    """
+    counts = zip(class_names, matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
+    return {name: right / images for name, right, images in counts if images > 0}
 
 
 def write_confusion_matrix(path: Path, matrix: Tensor, class_names: Sequence[str]) -> None:

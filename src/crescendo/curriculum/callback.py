@@ -16,6 +16,11 @@ class CurriculumCallback(L.Callback):
     def __init__(self, curriculum: Curriculum) -> None:
         self.curriculum = curriculum
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A training that goes on inside an epoch has no on_train_epoch_start for it."""
+        assert isinstance(pl_module, ImageClassifier)
+        pl_module.enter(self.curriculum.at(trainer.current_epoch))
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         stage = self.curriculum.at(trainer.current_epoch)

@@ -87,7 +87,6 @@ class Curriculum:
     evaluation_resolution: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "resolution", Ramp.of(self.resolution))
         if self.evaluation_resolution is None:
             object.__setattr__(self, "evaluation_resolution", round(self._resolution.end))
         if self.stages < 1:
@@ -112,8 +111,7 @@ class Curriculum:
 
     @property
     def _resolution(self) -> Ramp:
-        assert isinstance(self.resolution, Ramp)
-        return self.resolution
+        return Ramp.of(self.resolution)
 
     @property
     def plan(self) -> tuple[Stage, ...]:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.data.sampler import Draws, EvaluationSampler, TrainingSampler
-from crescendo.data.sources import Images, Sets, split
+from crescendo.data.sources import Images, Sets, split, stratified_share
 from crescendo.data.transforms import Transform
 from crescendo.errors import UserError
 
@@ -81,7 +81,7 @@ class ImageData(L.LightningDataModule):
             kept, held_out = split(training.labels, val_fraction, split_seed)
             training, validation = training.subset(kept), training.subset(held_out)
         if fraction < 1:
-            training = training.subset(split(training.labels, fraction, split_seed)[1])
+            training = training.subset(stratified_share(training.labels, fraction, split_seed))
         if batch_size > len(training.labels):
             raise UserError(
                 f"data.batch_size={batch_size} is more than the {len(training.labels)} training "

@@ -1,6 +1,7 @@
 """Where images come from. Each function here returns `Sets`; `data.source` in conf/data names one."""
 
 import gzip
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from crescendo.data.transforms import Transform
 from crescendo.errors import UserError, no_directory
 
 Indices = npt.NDArray[np.int64]
+PARTS = ("train", "val", "test")
 DIGITS_TEST_IMAGES = 360
 DIGITS_TEST_SEED = 0  # fixed: the digits' test set is the same for everybody
 
@@ -82,6 +84,16 @@ def split(labels: Indices, share: float | int, seed: int) -> tuple[Indices, Indi
     return np.sort(first), np.sort(second)
 
 
+def stratified_share(labels: Indices, share: float, seed: int) -> Indices:
+    """Seeded indices of `share` of each class's samples, at least one of each, sorted."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    kept = [
+        own[: max(1, round(share * len(own)))]
+        for own in (order[labels[order] == label] for label in np.unique(labels))
+    ]
+    return np.sort(np.concatenate(kept))
+
+
 def digits() -> Sets:
     """UCI handwritten digits (Alpaydin & Kaynak 1998), from scikit-learn: 1,437 + 360 of 8 x 8 px."""
     bunch = load_digits()
@@ -108,14 +120,18 @@ def idx_images(name: str, root: str, download: bool = False) -> Sets:
             f"data.root={root} has no {name}: train-images-idx3-ubyte[.gz] is neither there nor in "
             f"{places[1]}. Give the directory that holds it, or data.download=true."
         )
-    train, test = (
-        StoredImages(
-            torch.from_numpy(_read_idx(place, f"{part}-images-idx3-ubyte"))[:, None],
-            _read_idx(place, f"{part}-labels-idx1-ubyte").astype(np.int64),
+    return Sets(_idx_part(place, "train"), _idx_part(place, "t10k"))
+
+
+def _idx_part(place: Path, part: str) -> StoredImages:
+    images = _read_idx(place, f"{part}-images-idx3-ubyte")
+    labels = _read_idx(place, f"{part}-labels-idx1-ubyte")
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{place}: {part}-images has shape {images.shape} and {part}-labels {labels.shape}; "
+            f"they should be (N, height, width) and (N,)."
         )
-        for part in ("train", "t10k")
-    )
-    return Sets(train, test)
+    return StoredImages(torch.from_numpy(images)[:, None], labels.astype(np.int64))
 
 
 def _idx_file(place: Path, stem: str) -> Path | None:
@@ -134,7 +150,7 @@ def _read_idx(place: Path, stem: str) -> npt.NDArray[np.uint8]:
         axes = content[3]
         shape = np.frombuffer(content, dtype=">i4", count=axes, offset=4)
         return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape).copy()
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
@@ -167,8 +183,8 @@ def folder(root: str, in_channels: int = 3, test_fraction: float = 0.15) -> Sets
     """
     base = Path(root)
     names = class_directories(root)
-    parts = {part: base / part for part in ("train", "val", "test") if (base / part).is_dir()}
-    if "train" not in parts:
+    parts = {part: base / part for part in PARTS if (base / part).is_dir()} if _is_parted(base) else {}
+    if not parts:
         everything = _image_files(base, names, in_channels)
         training, test = split(everything.labels, test_fraction, seed=0)
         return Sets(everything.subset(training), everything.subset(test), class_names=names)
@@ -184,21 +200,35 @@ def class_directories(root: str) -> list[str]:
     base = Path(root)
     if not base.is_dir():
         raise no_directory(base)
-    base = base / "train" if (base / "train").is_dir() else base
-    names = sorted(path.name for path in base.iterdir() if path.is_dir() and path.name[0] != ".")
+    base = base / "train" if _is_parted(base) else base
+    names = _directories(base)
     if len(names) < 2:
         raise UserError(f"{base} holds {len(names)} class directories: at least two are needed.")
     return names
 
 
+def _directories(base: Path) -> list[str]:
+    return sorted(path.name for path in base.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _is_parted(base: Path) -> bool:
+    """Does it hold train/, val/ and test/ and nothing else? A class may be called train, too."""
+    names = _directories(base)
+    if not names or not set(names) <= set(PARTS):
+        return False
+    if "train" not in names:
+        raise UserError(f"{base} holds {' and '.join(names)}, but no train.")
+    return True
+
+
 def _image_files(base: Path, names: Sequence[str], in_channels: int) -> ImageFiles:
-    found = sorted(path.name for path in base.iterdir() if path.is_dir() and path.name[0] != ".")
+    found = _directories(base)
     if found != list(names):
         different = sorted(set(found) ^ set(names))
         raise UserError(f"{base} and its sister directories differ in classes: {', '.join(different)}.")
     paths, labels = [], []
     for label, name in enumerate(names):
-        files = sorted(path for path in (base / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        files = sorted(path for path in (base / name).rglob("*") if _is_image_file(path))
         if not files:
             raise UserError(
                 f"class {name!r} is empty: {base / name} holds no image "
@@ -207,6 +237,10 @@ def _image_files(base: Path, names: Sequence[str], in_channels: int) -> ImageFil
         paths += files
         labels += [label] * len(files)
     return ImageFiles(paths, np.asarray(labels, dtype=np.int64), in_channels)
+
+
+def _is_image_file(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file()
 
 
 def synthetic(samples: int, resolution: int, num_classes: int, in_channels: int) -> Sets:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
 from crescendo.data.sampler import Draws
+from crescendo.errors import UserError
 from crescendo.randomness import uniform
 
 Numbers = npt.NDArray[np.float64]
@@ -46,7 +47,7 @@ class Augmentation:
         shift: largest translation as a share of the side, in whole pixels, zeros moving in.
         flip: mirror left and right for half of the images.
         crop_area: range of the share of the area that a random crop covers (Szegedy et al. 2014);
-            None takes the whole image.
+            None takes the whole image, its middle square if it is not square.
         lighting: standard deviation of AlexNet's colour shift along the principal components.
     """
 
@@ -74,6 +75,18 @@ class Transform:
     augmentation: Augmentation = Augmentation()
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.augmentation.lighting > 0 and self.in_channels != 3:
+            raise UserError(
+                f"data.augmentation.lighting={self.augmentation.lighting:g} shifts colours along RGB's "
+                f"principal components: images of data.in_channels={self.in_channels} have none. Set it to 0."
+            )
+        if self.fit == "pad" and (self.augmentation.crop_area is not None or self.eval_crop < 1):
+            raise UserError(
+                "data.fit=pad shows whole images: it needs data.augmentation.crop_area=null and "
+                "data.eval_crop=1.0."
+            )
+
     def numbers(self, draws: Draws) -> Numbers | None:
         """The draws' random numbers [n, NUMBERS]; None in evaluation."""
         if draws.epoch is None:
@@ -89,10 +102,11 @@ class Transform:
             cut = [vision.crop(image, *_corner(box)) for image, box in zip(images, boxes, strict=True)]
             images = torch.stack([self._fit(image[None], draws.resolution)[0] for image in cut])
             return self._augment(images, numbers, shift=True)
+        if self.fit == "resize":
+            share = self.eval_crop if numbers is None else 1.0
+            images = vision.crop(images, *_corner(_centre(width, height, share)))
         if numbers is not None:
             images = _shift(images, numbers[:, SHIFT], self.augmentation.shift)
-        else:
-            images = vision.crop(images, *_corner(_centre(width, height, self.eval_crop)))
         images = self._fit(images, draws.resolution)
         return images if numbers is None else self._augment(images, numbers, shift=False)
 
