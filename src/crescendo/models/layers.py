@@ -1,10 +1,13 @@
-"""What two families share: the base of all nets, dropout, drop path, initialisation."""
+"""What two families share: the base of all nets, dropout, drop path, initialisation, scaling."""
 
+import math
 from collections.abc import Callable
 from typing import Self
 
 import torch
 from torch import Tensor, nn
+
+from crescendo.errors import UserError
 
 
 class Net(nn.Module):
@@ -12,12 +15,14 @@ class Net(nn.Module):
 
     `min_resolution` is the smallest sensible square input, in pixels: the net's overall stride, so
     that the last feature map has one pixel of its own, or more where layers without padding need
-    it. `max_resolution` is None for a net that takes any larger one.
+    it. `max_resolution` is None for a net that takes any larger one. `resolution` is the one that
+    its paper tests at: an attribute of the class, or set by the builder where variants differ.
     """
 
     name: str = ""  # the registered name, set by @register
     min_resolution: int
     max_resolution: int | None = None
+    resolution: int | None = None
 
 
 class _Drop(nn.Module):
@@ -167,3 +172,49 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate = self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True))))
         return x * gate.sigmoid()
+
+
+class ConvNormActivation(nn.Sequential):
+    """A convolution without bias, batch norm, an activation (None: no activation).
+
+    Padded by half the kernel, so that stride 1 keeps the size.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        activation: Callable[[], nn.Module] | None,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        convolution: type[nn.Conv2d] = nn.Conv2d,
+    ) -> None:
+        padding = kernel_size // 2
+        layers = [
+            convolution(in_width, width, kernel_size, stride, padding, groups=groups, bias=False),
+            norm(width),
+        ]
+        super().__init__(*layers, *([activation()] if activation else []))
+
+
+def scaled_width(width: int, multiplier: float, multiple_of: int = 8, *, never_below: float = 0.9) -> int:
+    """The multiple nearest to width * multiplier, or the next one up if that is too small.
+
+    Too small is below `never_below` of the product: the 90% rule of MobileNetV2 and EfficientNet,
+    which EfficientNetV2 turns off with 0.
+    """
+    if not multiplier > 0:
+        raise UserError(f"width={multiplier}: a multiplier is above 0")
+    exact = width * multiplier
+    rounded = max(multiple_of, int(exact / multiple_of + 0.5) * multiple_of)
+    return rounded if rounded >= never_below * exact else rounded + multiple_of
+
+
+def scaled_depth(depth: int, multiplier: float) -> int:
+    """depth * multiplier blocks, rounded up; 10 * 1.1 are 11 in spite of floating point."""
+    if not multiplier > 0:
+        raise UserError(f"depth={multiplier}: a multiplier is above 0")
+    return math.ceil(round(depth * multiplier, 6))
