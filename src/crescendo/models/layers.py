@@ -1,5 +1,6 @@
-"""What two families share: the base of all nets, dropout, drop path, initialisation."""
+"""What two families share: the base of all nets, dropout, drop path, initialisation, scaling."""
 
+import math
 from collections.abc import Callable
 from typing import Self
 
@@ -150,6 +151,29 @@ def initialize_he(net: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def convolution(
+    in_width: int, width: int, kernel_size: int, stride: int = 1, groups: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """A convolution, padded to cover every pixel, and its BN."""
+    padding = kernel_size // 2
+    return (
+        nn.Conv2d(in_width, width, kernel_size, stride, padding, groups=groups, bias=False),
+        nn.BatchNorm2d(width),
+    )
+
+
+def scaled_width(width: int, multiplier: float, multiple_of: int = 8) -> int:
+    """The multiple nearest to width * multiplier that is not below 90% of it."""
+    exact = width * multiplier
+    rounded = max(multiple_of, int(exact / multiple_of + 0.5) * multiple_of)
+    return rounded if rounded >= 0.9 * exact else rounded + multiple_of
+
+
+def scaled_depth(depth: int, multiplier: float) -> int:
+    """depth * multiplier blocks, rounded up; 10 * 1.1 are 11 in spite of floating point."""
+    return math.ceil(round(depth * multiplier, 6))
 
 
 class SqueezeExcite(nn.Module):
