@@ -45,28 +45,24 @@ class Stage(NamedTuple):
         )
 
 
-class Basic(nn.Sequential):
+def basic(in_width: int, stage: Stage, stride: int) -> nn.Sequential:
     """3x3 with the stride, BN, ReLU, 3x3, BN."""
-
-    def __init__(self, in_width: int, stage: Stage, stride: int) -> None:
-        super().__init__(
-            *convolution(in_width, stage.width, 3, stride),
-            nn.ReLU(inplace=True),
-            *convolution(stage.width, stage.out_width, 3),
-        )
+    return nn.Sequential(
+        *convolution(in_width, stage.width, 3, stride),
+        nn.ReLU(inplace=True),
+        *convolution(stage.width, stage.out_width, 3),
+    )
 
 
-class Bottleneck(nn.Sequential):
+def bottleneck(in_width: int, stage: Stage, stride: int) -> nn.Sequential:
     """1x1, BN, ReLU, 3x3 with the stride and the groups, BN, ReLU, 1x1, BN."""
-
-    def __init__(self, in_width: int, stage: Stage, stride: int) -> None:
-        super().__init__(
-            *convolution(in_width, stage.width, 1),
-            nn.ReLU(inplace=True),
-            *convolution(stage.width, stage.width, 3, stride, stage.groups),
-            nn.ReLU(inplace=True),
-            *convolution(stage.width, stage.out_width, 1),
-        )
+    return nn.Sequential(
+        *convolution(in_width, stage.width, 1),
+        nn.ReLU(inplace=True),
+        *convolution(stage.width, stage.width, 3, stride, stage.groups),
+        nn.ReLU(inplace=True),
+        *convolution(stage.width, stage.out_width, 1),
+    )
 
 
 def with_depths(stages: Sequence[Stage], *depths: int) -> tuple[Stage, ...]:
@@ -78,17 +74,17 @@ def with_depths(stages: Sequence[Stage], *depths: int) -> tuple[Stage, ...]:
 # fmt: off
 RESNET_18 = (
     #     branch   width   out depth stride
-    Stage(Basic,      64,   64,  2,  1),
-    Stage(Basic,     128,  128,  2,  2),
-    Stage(Basic,     256,  256,  2,  2),
-    Stage(Basic,     512,  512,  2,  2),
+    Stage(basic,      64,   64,  2,  1),
+    Stage(basic,     128,  128,  2,  2),
+    Stage(basic,     256,  256,  2,  2),
+    Stage(basic,     512,  512,  2,  2),
 )
 RESNET_34 = with_depths(RESNET_18, 3, 4, 6, 3)
 RESNET_50 = (
-    Stage(Bottleneck, 64,  256,  3,  1),
-    Stage(Bottleneck, 128, 512,  4,  2),
-    Stage(Bottleneck, 256, 1024, 6,  2),
-    Stage(Bottleneck, 512, 2048, 3,  2),
+    Stage(bottleneck, 64,  256,  3,  1),
+    Stage(bottleneck, 128, 512,  4,  2),
+    Stage(bottleneck, 256, 1024, 6,  2),
+    Stage(bottleneck, 512, 2048, 3,  2),
 )
 RESNET_101 = with_depths(RESNET_50, 3, 4, 23, 3)
 RESNET_152 = with_depths(RESNET_50, 3, 8, 36, 3)

@@ -8,16 +8,16 @@ of groups (the paper's cardinality) stays, so a scaled grouped width is a multip
 """
 
 from crescendo.models.registry import register
-from crescendo.models.resnet import Bottleneck, ResNet, Stage, with_depths
+from crescendo.models.resnet import ResNet, Stage, bottleneck, with_depths
 
 # Table 1, conv2 to conv5, with C = 32.
 # fmt: off
 RESNEXT_50_32X4D = (
     #     branch     width   out depth stride groups
-    Stage(Bottleneck,  128,  256,  3,  1,     32),
-    Stage(Bottleneck,  256,  512,  4,  2,     32),
-    Stage(Bottleneck,  512, 1024,  6,  2,     32),
-    Stage(Bottleneck, 1024, 2048,  3,  2,     32),
+    Stage(bottleneck,  128,  256,  3,  1,     32),
+    Stage(bottleneck,  256,  512,  4,  2,     32),
+    Stage(bottleneck,  512, 1024,  6,  2,     32),
+    Stage(bottleneck, 1024, 2048,  3,  2,     32),
 )
 RESNEXT_101_32X4D = with_depths(RESNEXT_50_32X4D, 3, 4, 23, 3)
 # fmt: on

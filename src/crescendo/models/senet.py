@@ -5,7 +5,7 @@ ResNets and ResNeXts with an SE block (r = 16, with biases) last in each residua
 As the authors' release has it: the pool of the stem rounds up and takes no padding, and the stride
 of an SE-ResNet's block is on its first 1x1, of the others' on the 3x3.
 SENet-154 has the depths of ResNet-152 and 64 groups; three 3x3 convolutions as its stem; a first
-1x1 of half the width; 3x3 projections where the stride is 2; dropout of 0.2 before the head.
+1x1 of half a ResNeXt's width; 3x3 projections where the stride is 2; dropout of 0.2 before the head.
 Deviations and the arguments width, depth and zero_init: as for ResNets, in resnet.py. Biases are
 initialised to 0, and no layer is frozen at the end of training.
 """
@@ -14,7 +14,7 @@ from torch import nn
 
 from crescendo.models.layers import Dropout, SqueezeExcite, convolution
 from crescendo.models.registry import register
-from crescendo.models.resnet import Bottleneck, ResNet, Stage, with_depths
+from crescendo.models.resnet import ResNet, Stage, bottleneck, with_depths
 
 REDUCTION = 16  # the paper's r
 
@@ -23,66 +23,58 @@ def squeeze_excite(width: int) -> SqueezeExcite:
     return SqueezeExcite(width, max(1, width // REDUCTION))
 
 
-class SEResNetBranch(nn.Sequential):
+def se_resnet(in_width: int, stage: Stage, stride: int) -> nn.Sequential:
     """1x1 with the stride, BN, ReLU, 3x3, BN, ReLU, 1x1, BN, SE."""
-
-    def __init__(self, in_width: int, stage: Stage, stride: int) -> None:
-        super().__init__(
-            *convolution(in_width, stage.width, 1, stride),
-            nn.ReLU(inplace=True),
-            *convolution(stage.width, stage.width, 3),
-            nn.ReLU(inplace=True),
-            *convolution(stage.width, stage.out_width, 1),
-            squeeze_excite(stage.out_width),
-        )
+    return nn.Sequential(
+        *convolution(in_width, stage.width, 1, stride),
+        nn.ReLU(inplace=True),
+        *convolution(stage.width, stage.width, 3),
+        nn.ReLU(inplace=True),
+        *convolution(stage.width, stage.out_width, 1),
+        squeeze_excite(stage.out_width),
+    )
 
 
-class SEResNeXtBranch(Bottleneck):
+def se_resnext(in_width: int, stage: Stage, stride: int) -> nn.Sequential:
     """1x1, BN, ReLU, grouped 3x3 with the stride, BN, ReLU, 1x1, BN, SE."""
-
-    def __init__(self, in_width: int, stage: Stage, stride: int) -> None:
-        super().__init__(in_width, stage, stride)
-        self.append(squeeze_excite(stage.out_width))
+    return bottleneck(in_width, stage, stride).append(squeeze_excite(stage.out_width))
 
 
-class SENet154Branch(nn.Sequential):
-    """1x1 of half the width, BN, ReLU, grouped 3x3 with the stride, BN, ReLU, 1x1, BN, SE."""
-
-    def __init__(self, in_width: int, stage: Stage, stride: int) -> None:
-        half = stage.width // 2
-        super().__init__(
-            *convolution(in_width, half, 1),
-            nn.ReLU(inplace=True),
-            *convolution(half, stage.width, 3, stride, stage.groups),
-            nn.ReLU(inplace=True),
-            *convolution(stage.width, stage.out_width, 1),
-            squeeze_excite(stage.out_width),
-        )
+def senet_154(in_width: int, stage: Stage, stride: int) -> nn.Sequential:
+    """1x1, BN, ReLU, grouped 3x3 with the stride to twice the width, BN, ReLU, 1x1, BN, SE."""
+    return nn.Sequential(
+        *convolution(in_width, stage.width, 1),
+        nn.ReLU(inplace=True),
+        *convolution(stage.width, 2 * stage.width, 3, stride, stage.groups),
+        nn.ReLU(inplace=True),
+        *convolution(2 * stage.width, stage.out_width, 1),
+        squeeze_excite(stage.out_width),
+    )
 
 
 # Table 1, and the appendix for SENet-154.
 # fmt: off
 SE_RESNET_50 = (
-    #     branch         width   out depth stride groups projection
-    Stage(SEResNetBranch,   64,  256,  3,  1),
-    Stage(SEResNetBranch,  128,  512,  4,  2),
-    Stage(SEResNetBranch,  256, 1024,  6,  2),
-    Stage(SEResNetBranch,  512, 2048,  3,  2),
+    #     branch     width   out depth stride groups projection
+    Stage(se_resnet,    64,  256,  3,  1),
+    Stage(se_resnet,   128,  512,  4,  2),
+    Stage(se_resnet,   256, 1024,  6,  2),
+    Stage(se_resnet,   512, 2048,  3,  2),
 )
 SE_RESNET_101 = with_depths(SE_RESNET_50, 3, 4, 23, 3)
 SE_RESNET_152 = with_depths(SE_RESNET_50, 3, 8, 36, 3)
 SE_RESNEXT_50_32X4D = (
-    Stage(SEResNeXtBranch, 128,  256,  3,  1,     32),
-    Stage(SEResNeXtBranch, 256,  512,  4,  2,     32),
-    Stage(SEResNeXtBranch, 512, 1024,  6,  2,     32),
-    Stage(SEResNeXtBranch, 1024, 2048, 3,  2,     32),
+    Stage(se_resnext,  128,  256,  3,  1,     32),
+    Stage(se_resnext,  256,  512,  4,  2,     32),
+    Stage(se_resnext,  512, 1024,  6,  2,     32),
+    Stage(se_resnext, 1024, 2048,  3,  2,     32),
 )
 SE_RESNEXT_101_32X4D = with_depths(SE_RESNEXT_50_32X4D, 3, 4, 23, 3)
 SENET_154 = (
-    Stage(SENet154Branch,  256,  256,  3,  1,     64,    1),
-    Stage(SENet154Branch,  512,  512,  8,  2,     64,    3),
-    Stage(SENet154Branch, 1024, 1024, 36,  2,     64,    3),
-    Stage(SENet154Branch, 2048, 2048,  3,  2,     64,    3),
+    Stage(senet_154,   128,  256,  3,  1,     64,    1),
+    Stage(senet_154,   256,  512,  8,  2,     64,    3),
+    Stage(senet_154,   512, 1024, 36,  2,     64,    3),
+    Stage(senet_154,  1024, 2048,  3,  2,     64,    3),
 )
 # fmt: on
 

@@ -58,7 +58,8 @@ def load_weights(net: nn.Module, source: str | Path) -> LoadedWeights:
     elif in_order:
         pairs = _pairs_in_order(own, entries, misfit)
     else:
-        key = next(iter(_without_counters(own) ^ _without_counters(entries)))
+        differing = _without_counters(own) ^ _without_counters(entries)
+        key = next(key for key in (*own, *entries) if key in differing)
         raise UserError(
             f"{misfit}: {key} is in one of them only. A .safetensors file has lost the order of its "
             "entries, so their names must be the net's own. A .pth file keeps the order."
@@ -76,7 +77,7 @@ def load_weights(net: nn.Module, source: str | Path) -> LoadedWeights:
                 f"{misfit}: its {name} is {_describe(stored)}, and {key} expects {_describe(expected)}."
             )
     whole_layers = {key for key in own if _layer(key) in {_layer(key) for key in fresh}}
-    if fresh.keys() != whole_layers or len({len(stored) for stored in fresh.values()}) > 1:
+    if fresh.keys() != whole_layers or len({stored.shape[:1] for stored in fresh.values()}) > 1:
         raise UserError(
             f"{misfit}: its output layers disagree about the number of classes: "
             + ", ".join(f"{key} from {_describe(stored)}" for key, stored in fresh.items())
