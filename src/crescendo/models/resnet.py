@@ -175,7 +175,9 @@ class ResNet(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, 64, H/4, W/4] -> [N, out_width, H/32, W/32] -> [N, num_classes]."""
-        x = self.stages(self.stem(x))
+        x = self.stem(x)
+        for stage in self.stages:  # as one call they would hold the stem's output to the end
+            x = stage(x)
         return self.head(self.pool(x).flatten(1))
 
 

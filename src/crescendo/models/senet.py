@@ -1,13 +1,13 @@
 """SENets (Hu, Shen, Albanie, Sun & Wu 2018, "Squeeze-and-Excitation Networks", arXiv:1709.01507):
-SE-ResNets and SE-ResNeXts, Table 1; SENet-154, the appendix's description of the ILSVRC 2017 net.
+SE-ResNets and SE-ResNeXts, Table 1 for 50 layers; SENet-154 of ILSVRC 2017, the appendix.
 
 ResNets and ResNeXts with an SE block (r = 16, with biases) last in each residual branch.
 As the authors' release has it: the pool of the stem rounds up and takes no padding, and the stride
 of an SE-ResNet's block is on its first 1x1, of the others' on the 3x3.
 SENet-154 has the depths of ResNet-152 and 64 groups; three 3x3 convolutions as its stem; a first
 1x1 of half a ResNeXt's width; 3x3 projections where the stride is 2; dropout of 0.2 before the head.
-Deviations and the arguments width, depth and zero_init: as for ResNets, in resnet.py. Biases are
-initialised to 0, and no layer is frozen at the end of training.
+Deviations: as in resnet.py, a block can be dropped (published rate 0) and the linear layer is
+initialised as torch does. The arguments width, depth and zero_init are that file's too.
 """
 
 from torch import nn
