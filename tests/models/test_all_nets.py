@@ -63,6 +63,21 @@ GOLDEN = {
     "efficientnet_v2_m":   Golden(3, 1000, 480,  54_139_356, 24_582_460_384, 32, 0.2, 0.3),
     "efficientnet_v2_l":   Golden(3, 1000, 480, 118_515_272, 56_079_699_008, 32, 0.2, 0.4),
     "efficientnet_v2_xl":  Golden(3, 1000, 512, 208_119_808, 93_353_451_520, 32, 0.2, 0.4),
+    "plain18":       Golden(3, 1000, 224, 11_515_688, 1_794_805_760, 32, None, None),
+    "plain34":       Golden(3, 1000, 224, 21_623_848, 3_644_493_824, 32, None, None),
+    "resnet18":      Golden(3, 1000, 224, 11_689_512, 1_814_073_344, 32, 0.0,  None),
+    "resnet34":      Golden(3, 1000, 224, 21_797_672, 3_663_761_408, 32, 0.0,  None),
+    "resnet50":      Golden(3, 1000, 224, 25_557_032, 4_089_184_256, 32, 0.0,  None),
+    "resnet101":     Golden(3, 1000, 224, 44_549_160, 7_801_405_440, 32, 0.0,  None),
+    "resnet152":     Golden(3, 1000, 224, 60_192_808, 11_513_626_624, 32, 0.0, None),
+    "resnext50_32x4d":     Golden(3, 1000, 224, 25_028_904, 4_230_479_872, 32, 0.0, None),
+    "resnext101_32x4d":    Golden(3, 1000, 224, 44_177_704, 7_969_996_800, 32, 0.0, None),
+    "se_resnet50":         Golden(3, 1000, 224, 28_088_024, 3_860_488_192, 32, 0.0, None),
+    "se_resnet101":        Golden(3, 1000, 224, 49_326_872, 7_574_937_600, 32, 0.0, None),
+    "se_resnet152":        Golden(3, 1000, 224, 66_821_848, 11_288_993_792, 32, 0.0, None),
+    "se_resnext50_32x4d":  Golden(3, 1000, 224, 27_559_896, 4_232_994_816, 32, 0.0, None),
+    "se_resnext101_32x4d": Golden(3, 1000, 224, 48_955_416, 7_974_739_968, 32, 0.0, None),
+    "senet154":            Golden(3, 1000, 224, 115_088_984, 20_688_363_520, 32, 0.0, 0.2),
 }
 # fmt: on
 
@@ -72,8 +87,12 @@ SHALLOW = ["lenet5", "lenet5_modern", "plain20", "resnet20"]
 SLOW = ["mobilenet_v2", "efficientnet_b0", "efficientnet_lite0", "efficientnet_v2_b0"]
 SHALLOW += [pytest.param(name, marks=pytest.mark.slow) for name in SLOW]
 
-# Counting the deepest takes seconds each.
-DEEP = [f"efficientnet_{size}" for size in ("b5", "b6", "b7", "v2_m", "v2_l", "v2_xl")]
+# Seconds to count, and the same blocks as in a shallower net.
+DEEP = {
+    *(f"efficientnet_{size}" for size in ("b5", "b6", "b7", "v2_m", "v2_l", "v2_xl")),
+    *("resnet101", "resnet152", "resnext101_32x4d"),
+    *("se_resnet101", "se_resnet152", "se_resnext101_32x4d"),
+}
 MACS = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in GOLDEN]
 MACS.remove("resnet1202")
 

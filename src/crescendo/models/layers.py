@@ -157,6 +157,17 @@ def initialize_he(net: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def convolution(
+    in_width: int, width: int, kernel_size: int, stride: int = 1, groups: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """A convolution, padded to cover every pixel, and its BN."""
+    padding = kernel_size // 2
+    return (
+        nn.Conv2d(in_width, width, kernel_size, stride, padding, groups=groups, bias=False),
+        nn.BatchNorm2d(width),
+    )
+
+
 class SqueezeExcite(nn.Module):
     """Gate each channel by all channels' means (Hu et al. 2018, arXiv:1709.01507, section 3).
 
