@@ -9,6 +9,7 @@ from crescendo.models.layers import (
     ConvNormActivation,
     Dropout,
     DropPath,
+    LocalResponseNorm,
     initialize_he,
     published_drop_path,
     published_dropout,
@@ -136,6 +137,29 @@ def test_a_new_rate_does_not_recompile():
         assert kept == pytest.approx((1 - rate) * (1 - rate / 2), abs=0.03)
     assert graphs == 1
     torch.compiler.reset()
+
+
+def test_response_norm_divides_by_the_neighbours_squares():
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1, 1)
+    layer = LocalResponseNorm(3, alpha=3.0, beta=1.0, k=1.0)  # alpha/size = 1
+    expected = [1 / 6, 2 / 15, 3 / 30, 4 / 26]  # 1 + 1+4, 1 + 1+4+9, 1 + 4+9+16, 1 + 9+16
+    assert layer(x).flatten().tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_response_norm_is_torchs_and_keeps_the_memory_format(size, memory_format):
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 3, 5, dtype=torch.float64).to(memory_format=memory_format)
+    arguments = {"size": size, "alpha": 0.3, "beta": 0.75, "k": 2.0}
+    gradients = []
+    for layer in (LocalResponseNorm(**arguments), nn.LocalResponseNorm(**arguments)):
+        inputs = x.clone().requires_grad_()
+        layer(inputs).square().sum().backward()
+        gradients.append(inputs.grad)
+    torch.testing.assert_close(LocalResponseNorm(**arguments)(x), nn.LocalResponseNorm(**arguments)(x))
+    torch.testing.assert_close(*gradients)
+    assert LocalResponseNorm(**arguments)(x).is_contiguous(memory_format=memory_format)
 
 
 def test_initialize_he_uses_the_fan_out():

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crescendo.errors import UserError
@@ -23,6 +24,18 @@ class Net(nn.Module):
     min_resolution: int
     max_resolution: int | None = None
     resolution: int | None = None
+
+
+class WithAuxiliary(NamedTuple):
+    """What a net with auxiliary heads returns in train mode; in eval mode it returns logits alone.
+
+    The loss is that of `logits`, plus `weight` times that of each of `auxiliary`. All are
+    [N, num_classes].
+    """
+
+    logits: Tensor
+    auxiliary: tuple[Tensor, ...]
+    weight: float
 
 
 class _Drop(nn.Module):
@@ -73,7 +86,7 @@ class _Drop(nn.Module):
 
 
 class Dropout(_Drop):
-    """Dropout before a head's last linear layer (Srivastava et al. 2014).
+    """Dropout before a head's last linear layers (Srivastava et al. 2014).
 
     Only there: auxiliary heads use torch's nn.Dropout, whose rate stays as published.
     """
@@ -166,6 +179,20 @@ def convolution(
         nn.Conv2d(in_width, width, kernel_size, stride, padding, groups=groups, bias=False),
         nn.BatchNorm2d(width),
     )
+
+
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """x / (k + alpha/size * sum of x^2 over `size` neighbouring channels)^beta, as torch defines it.
+
+    torch's own pools over channels in three dimensions; adding shifted views takes half as long.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.size // 2
+        squares = F.pad(x.square(), (0, 0, 0, 0, before, self.size - 1 - before))
+        first, *others = (squares.narrow(1, shift, x.shape[1]) for shift in range(self.size))
+        total = sum(others, start=first)
+        return x * (self.k + self.alpha / self.size * total).pow(-self.beta)
 
 
 class SqueezeExcite(nn.Module):
