@@ -4,12 +4,17 @@ import pytest
 import torch
 from torch import nn
 
+from crescendo.errors import UserError
 from crescendo.models.layers import (
+    ConvNormActivation,
     Dropout,
     DropPath,
+    LocalResponseNorm,
     initialize_he,
     published_drop_path,
     published_dropout,
+    scaled_depth,
+    scaled_width,
     set_drop_path,
     set_dropout,
 )
@@ -134,6 +139,29 @@ def test_a_new_rate_does_not_recompile():
     torch.compiler.reset()
 
 
+def test_response_norm_divides_by_the_neighbours_squares():
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1, 1)
+    layer = LocalResponseNorm(3, alpha=3.0, beta=1.0, k=1.0)  # alpha/size = 1
+    expected = [1 / 6, 2 / 15, 3 / 30, 4 / 26]  # 1 + 1+4, 1 + 1+4+9, 1 + 4+9+16, 1 + 9+16
+    assert layer(x).flatten().tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_response_norm_is_torchs_and_keeps_the_memory_format(size, memory_format):
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 3, 5, dtype=torch.float64).to(memory_format=memory_format)
+    arguments = {"size": size, "alpha": 0.3, "beta": 0.75, "k": 2.0}
+    gradients = []
+    for layer in (LocalResponseNorm(**arguments), nn.LocalResponseNorm(**arguments)):
+        inputs = x.clone().requires_grad_()
+        layer(inputs).square().sum().backward()
+        gradients.append(inputs.grad)
+    torch.testing.assert_close(LocalResponseNorm(**arguments)(x), nn.LocalResponseNorm(**arguments)(x))
+    torch.testing.assert_close(*gradients)
+    assert LocalResponseNorm(**arguments)(x).is_contiguous(memory_format=memory_format)
+
+
 def test_initialize_he_uses_the_fan_out():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(4, 50, 4), nn.BatchNorm2d(50))
@@ -141,3 +169,37 @@ def test_initialize_he_uses_the_fan_out():
     assert net[0].weight.std().item() == pytest.approx(0.05, rel=0.05)  # sqrt(2 / (50 * 16))
     assert not net[0].bias.any()
     assert (net[1].weight == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "multiplier", "never_below", "scaled"),
+    [
+        (64, 1.1, 0.9, 72),  # 70.4
+        (16, 0.1, 0.9, 8),  # 1.6
+        (16, 1.2, 0.9, 24),  # 19.2: 16 is nearer, but below 90% of it
+        (16, 1.2, 0.0, 16),
+    ],
+)
+def test_scaled_width_is_a_multiple_of_8_and_rarely_too_small(width, multiplier, never_below, scaled):
+    assert scaled_width(width, multiplier, never_below=never_below) == scaled
+
+
+def test_scaled_depth_is_rounded_up():
+    assert [scaled_depth(depth, 1.1) for depth in (1, 3, 10, 20)] == [2, 4, 11, 22]
+    assert [scaled_depth(depth, 0.5) for depth in (1, 3, 4)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("multiplier", [0, -1, float("nan")])
+def test_a_multiplier_is_above_0(multiplier):
+    with pytest.raises(UserError, match=f"width={multiplier}: a multiplier is above 0"):
+        scaled_width(16, multiplier)
+    with pytest.raises(UserError, match=f"depth={multiplier}: a multiplier is above 0"):
+        scaled_depth(2, multiplier)
+
+
+def test_conv_norm_activation_keeps_the_size_and_has_no_bias():
+    layer = ConvNormActivation(3, 8, 5, groups=1, activation=nn.ReLU)
+    assert layer(torch.randn(2, 3, 7, 9)).shape == (2, 8, 7, 9)
+    assert [type(part).__name__ for part in layer] == ["Conv2d", "BatchNorm2d", "ReLU"]
+    assert layer[0].bias is None
+    assert len(ConvNormActivation(3, 8, activation=None)) == 2

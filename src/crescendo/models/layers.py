@@ -1,10 +1,14 @@
-"""What two families share: the base of all nets, dropout, drop path, initialisation."""
+"""What two families share: the base of all nets, dropout, drop path, initialisation, scaling."""
 
+import math
 from collections.abc import Callable
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from crescendo.errors import UserError
 
 
 class Net(nn.Module):
@@ -12,12 +16,26 @@ class Net(nn.Module):
 
     `min_resolution` is the smallest sensible square input, in pixels: the net's overall stride, so
     that the last feature map has one pixel of its own, or more where layers without padding need
-    it. `max_resolution` is None for a net that takes any larger one.
+    it. `max_resolution` is None for a net that takes any larger one. `resolution` is the one that
+    its paper tests at: an attribute of the class, or set by the builder where variants differ.
     """
 
     name: str = ""  # the registered name, set by @register
     min_resolution: int
     max_resolution: int | None = None
+    resolution: int | None = None
+
+
+class WithAuxiliary(NamedTuple):
+    """What a net with auxiliary heads returns in train mode; in eval mode it returns logits alone.
+
+    The loss is that of `logits`, plus `weight` times that of each of `auxiliary`. All are
+    [N, num_classes].
+    """
+
+    logits: Tensor
+    auxiliary: tuple[Tensor, ...]
+    weight: float
 
 
 class _Drop(nn.Module):
@@ -68,7 +86,7 @@ class _Drop(nn.Module):
 
 
 class Dropout(_Drop):
-    """Dropout before a head's last linear layer (Srivastava et al. 2014).
+    """Dropout before a head's last linear layers (Srivastava et al. 2014).
 
     Only there: auxiliary heads use torch's nn.Dropout, whose rate stays as published.
     """
@@ -152,6 +170,31 @@ def initialize_he(net: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def convolution(
+    in_width: int, width: int, kernel_size: int, stride: int = 1, groups: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """A convolution, padded to cover every pixel, and its BN."""
+    padding = kernel_size // 2
+    return (
+        nn.Conv2d(in_width, width, kernel_size, stride, padding, groups=groups, bias=False),
+        nn.BatchNorm2d(width),
+    )
+
+
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """x / (k + alpha/size * sum of x^2 over `size` neighbouring channels)^beta, as torch defines it.
+
+    torch's own pools over channels in three dimensions; adding shifted views takes half as long.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.size // 2
+        squares = F.pad(x.square(), (0, 0, 0, 0, before, self.size - 1 - before))
+        first, *others = (squares.narrow(1, shift, x.shape[1]) for shift in range(self.size))
+        total = sum(others, start=first)
+        return x * (self.k + self.alpha / self.size * total).pow(-self.beta)
+
+
 class SqueezeExcite(nn.Module):
     """Gate each channel by all channels' means (Hu et al. 2018, arXiv:1709.01507, section 3).
 
@@ -167,3 +210,49 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate = self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True))))
         return x * gate.sigmoid()
+
+
+class ConvNormActivation(nn.Sequential):
+    """A convolution without bias, batch norm, an activation (None: no activation).
+
+    Padded by half the kernel, so that stride 1 keeps the size.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        activation: Callable[[], nn.Module] | None,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        convolution: type[nn.Conv2d] = nn.Conv2d,
+    ) -> None:
+        padding = kernel_size // 2
+        layers = [
+            convolution(in_width, width, kernel_size, stride, padding, groups=groups, bias=False),
+            norm(width),
+        ]
+        super().__init__(*layers, *([activation()] if activation else []))
+
+
+def scaled_width(width: int, multiplier: float, multiple_of: int = 8, *, never_below: float = 0.9) -> int:
+    """The multiple nearest to width * multiplier, or the next one up if that is too small.
+
+    Too small is below `never_below` of the product: the 90% rule of MobileNetV2 and EfficientNet,
+    which EfficientNetV2 turns off with 0.
+    """
+    if not multiplier > 0:
+        raise UserError(f"width={multiplier}: a multiplier is above 0")
+    exact = width * multiplier
+    rounded = max(multiple_of, int(exact / multiple_of + 0.5) * multiple_of)
+    return rounded if rounded >= never_below * exact else rounded + multiple_of
+
+
+def scaled_depth(depth: int, multiplier: float) -> int:
+    """depth * multiplier blocks, rounded up; 10 * 1.1 are 11 in spite of floating point."""
+    if not multiplier > 0:
+        raise UserError(f"depth={multiplier}: a multiplier is above 0")
+    return math.ceil(round(depth * multiplier, 6))
