@@ -11,7 +11,7 @@ from crescendo.classifier import ImageClassifier, TrainingSums
 from crescendo.curriculum.schedule import Curriculum, Stage
 from crescendo.data import Batch, ImageData, Transform
 from crescendo.data.sources import Sets, StoredImages
-from crescendo.models.layers import Dropout, Net
+from crescendo.models.layers import Dropout, Net, WithAuxiliary
 from crescendo.optim import Constant, Cosine
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -126,6 +126,22 @@ def test_label_smoothing_reaches_the_loss():
     target = 0.4 * F.one_hot(batch().labels, 6) + 0.1
     expected = -(target * log_probabilities).sum(1).mean().item()
     assert classifier.training_step(batch(), 0).item() == pytest.approx(expected, rel=1e-5)
+
+
+class TwoHeads(Small):
+    """Its auxiliary head answers as its head does."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return WithAuxiliary(logits, (logits, logits), weight=0.25) if self.training else logits
+
+
+def test_auxiliary_heads_add_their_weighted_losses():
+    plain, summed = classify(Small(), knobs={}), classify(TwoHeads(), knobs={})
+    summed.load_state_dict(plain.state_dict())
+    once = plain.training_step(batch(), 0).item()
+    assert summed.training_step(batch(), 0).item() == pytest.approx(1.5 * once)  # 1 + 2 x 0.25
+    assert summed.eval()(batch().images).shape == (16, 6)
 
 
 def test_training_sums_weigh_batches_by_their_images_and_start_again():

@@ -19,7 +19,7 @@ from torchmetrics.classification import (
 from crescendo import mixing
 from crescendo.curriculum.schedule import Stage
 from crescendo.data.datamodule import Batch
-from crescendo.models.layers import Net
+from crescendo.models.layers import Net, WithAuxiliary
 from crescendo.optim import Schedule, parameter_groups
 from crescendo.randomness import seed_of
 from crescendo.regularization import apply_to_net
@@ -101,8 +101,12 @@ class ImageClassifier(L.LightningModule):
             strength("cutmix", 0.0),
         )
         images = mixing.erase(images, strength("random_erasing", 0.0))
-        logits = self.net(images)
-        loss = mixing.cross_entropy(logits, targets, strength("label_smoothing", 0.0))
+        output, smoothing = self.net(images), strength("label_smoothing", 0.0)
+        logits = output.logits if isinstance(output, WithAuxiliary) else output
+        loss = mixing.cross_entropy(logits, targets, smoothing)
+        if isinstance(output, WithAuxiliary):
+            losses = (mixing.cross_entropy(other, targets, smoothing) for other in output.auxiliary)
+            loss = loss + output.weight * sum(losses)
         self.train_sums.add(loss.detach(), mixing.count_correct(logits.detach(), targets), len(images))
         return loss
 
