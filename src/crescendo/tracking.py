@@ -242,6 +242,9 @@ class ProgressBar(RichProgressBar):
         """Only on a terminal: a log file gets the epochs' lines."""
         return super().is_enabled and get_console().is_terminal
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"  # from 1, as in our messages
+
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         if not isinstance(pl_module, ImageClassifier):
             return {}
