@@ -186,6 +186,7 @@ class Settings(Group):
     name: Annotated[str, Field(pattern=r"^[\w.+=,-]+$")]
     runs_dir: str
     seed: NonNegativeInt
+    weights: str | None
     channels_last: bool
     plan: bool
 

@@ -25,6 +25,7 @@ def load_config(run: Path) -> DictConfig:
     config = read_config(run)
     validate(config)
     check_arguments(config)
+    config.weights = None  # the checkpoint's replace what the training started from
     return config
 
 

@@ -25,6 +25,7 @@ from crescendo.curriculum.schedule import Curriculum
 from crescendo.data import Augmentation, ImageData, Transform
 from crescendo.data.sources import Sets
 from crescendo.errors import UserError
+from crescendo.models import load_weights
 from crescendo.models.layers import Net
 from crescendo.regularization import Regularization
 from crescendo.runs import RUN_DIRECTORY_VARIABLE, Run, best_checkpoint, new_directory, recording
@@ -55,7 +56,9 @@ def run(config: DictConfig) -> dict[str, float]:
     check_arguments(config)
     show_messages()
     if config.data.get("root"):
-        config.data.root = str(Path(config.data.root).expanduser().absolute())
+        config.data.root = _absolute(config.data.root)
+    if config.weights is not None and Path(config.weights).expanduser().exists():
+        config.weights = _absolute(config.weights)
     experiment = prepare(config, overrides)
     if _is_rank_zero():
         get_console().print(show_plan(experiment.plan))
@@ -99,10 +102,13 @@ def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def build_classifier(config: DictConfig) -> ImageClassifier:
-    """The configured net, freshly initialised from the seed, with its optimizer and schedule."""
+    """The configured net, initialised from the seed or from `weights`, with its optimizer and schedule."""
     L.seed_everything(config.seed, verbose=False)
+    net = build(config.model, "model")
+    if config.weights is not None:
+        log.info("%s: %s", config.weights, load_weights(net, config.weights))
     return ImageClassifier(
-        build(config.model, "model"),
+        net,
         build_partial(config.optimizer, "optimizer"),
         build(config.lr_schedule, "lr_schedule"),
         mean=config.data.mean,
@@ -248,6 +254,11 @@ def _directory(config: DictConfig) -> Path:
     directory = directory.absolute()
     os.environ[RUN_DIRECTORY_VARIABLE] = str(directory)
     return directory
+
+
+def _absolute(path: str) -> str:
+    """So that the run can be used from any directory."""
+    return str(Path(path).expanduser().absolute())
 
 
 def _is_rank_zero() -> bool:
