@@ -21,7 +21,7 @@ def test_the_seed_decides_the_first_weights(configuration):
 def test_the_default_experiment_is_as_the_readme_says(configuration):
     experiment = prepare(configuration())
     assert [stage.resolution for stage in experiment.curriculum.plan] == [16, 24, 32]
-    assert [stage.epochs for stage in experiment.curriculum.plan] == [4, 4, 4]
+    assert [stage.epochs for stage in experiment.curriculum.plan] == [3, 3, 3]
     assert experiment.plan.parameters == 269_434
     data = experiment.data
     assert [len(images) for images in (data.training, data.validation, data.test)] == [1293, 144, 360]
