@@ -24,6 +24,7 @@ from torch import Tensor
 
 from crescendo.classifier import ImageClassifier
 from crescendo.curriculum.schedule import Curriculum
+from crescendo.errors import UserError
 from crescendo.runs import TRACEBACK_LOGGER, Run
 
 SERVER_TIMEOUT = 2.0  # seconds that W&B's server has to answer before the run goes on offline
@@ -128,8 +129,15 @@ def _server_answers(wandb: Any) -> bool:
 
 
 def tensorboard(run: Run, config: dict[str, Any]) -> TensorBoardLogger:
-    """TensorBoard's event files, in the run directory's tensorboard/."""
-    return TensorBoardLogger(run.directory, name="tensorboard", version="")
+    """TensorBoard's event files, in the run directory's tensorboard/.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    try:
+        return TensorBoardLogger(run.directory, name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise UserError('logger=tensorboard needs pip install "crescendo[tensorboard]".') from error
 
 
 def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
