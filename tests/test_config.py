@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf, open_dict
 
-from crescendo.config import build, check_arguments, check_targets, validate
+from crescendo.config import validate
 from crescendo.errors import UserError
+from crescendo.targets import build, check_arguments, check_targets
 from crescendo.training import prepare
 
 REPOSITORY = Path(__file__).parents[1]

@@ -1,17 +1,13 @@
 """What a configuration may hold. Checked right after composing, before torch is even imported.
 
 The groups of conf/ give values, this module gives their types. A node with a `_target_` may hold
-further arguments of that target: they are checked against its signature when it is built.
+further arguments of that target: crescendo.targets holds them against its signature.
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,15 +18,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    PydanticUserError,
-    TypeAdapter,
     ValidationError,
 )
 
 import crescendo.resolvers  # noqa: F401  # registers them
 from crescendo.errors import UserError, did_you_mean
-
-TRUSTED = ("crescendo", "torch", "torchvision", "torchmetrics", "lightning", "hydra")
+from crescendo.targets import as_sentence, check_targets, resolved
 
 
 class Group(BaseModel):
@@ -197,7 +190,7 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: names the setting, what was given, and what would be right.
     """
-    values = _resolved(config)
+    values = resolved(config)
     try:
         Settings.model_validate(values)
     except ValidationError as error:
@@ -209,118 +202,6 @@ def validate(config: DictConfig) -> None:
                 f"data.{key} has {given} values for data.in_channels={values['data']['in_channels']}."
             )
     check_targets(values)
-
-
-def check_targets(values: object) -> None:
-    """Refuse every `_target_` below `values` that lies outside of the trusted packages.
-
-    A configuration that came from elsewhere is data: nothing of it runs before this.
-
-    Raises:
-        UserError: names the setting and its target.
-    """
-    for place, node in _targets(values, ""):
-        target = node["_target_"]
-        if not isinstance(target, str) or target.split(".")[0] not in TRUSTED:
-            raise UserError(
-                f"{place}._target_={target}: refused. Only targets of {', '.join(TRUSTED)} are built."
-            )
-
-
-def check_arguments(config: DictConfig) -> None:
-    """Hold every node with a `_target_` against that target's signature: its keys, its plain values.
-
-    This imports the targets, so it comes after `validate`.
-
-    Raises:
-        UserError: there is no such target, or it takes no such argument or value.
-    """
-    for key, node in _targets(_resolved(config), ""):
-        _check_arguments(_find(node, key), node, key)
-
-
-def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
-    """Build what the `_target_` of the setting `key` names, from its values and `arguments`.
-
-    Raises:
-        UserError: it cannot be built from these values.
-    """
-    return build_partial(node, key)(**arguments)
-
-
-def build_partial(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
-    """The same, as a function that still takes arguments."""
-    try:
-        return instantiate(node, _partial_=True, _convert_="all")
-    except InstantiationException as error:
-        raise _user_error_in(error) or UserError(f"{key}: {error}") from error
-
-
-def _find(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
-    try:
-        return get_object(node["_target_"])
-    except (ImportError, ValueError, AttributeError) as error:
-        raise UserError(f"{key}._target_={node['_target_']} does not exist: {error}") from error
-
-
-def _user_error_in(error: BaseException | None) -> UserError | None:
-    """The user's mistake that Hydra or OmegaConf wrapped into an error of theirs."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _check_arguments(target: Callable[..., Any], node: Mapping[str, Any], key: str) -> None:
-    """Hold a node's keys and plain values against the signature of its target."""
-    parameters = inspect.signature(target).parameters
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for argument, value in node.items():
-        if argument.startswith("_"):
-            continue
-        if argument not in parameters:
-            if open_ended:
-                continue
-            raise UserError(
-                f"{key}.{argument} is not an argument of {node['_target_']}."
-                f"{did_you_mean(argument, parameters)} It takes {', '.join(parameters)}."
-            )
-        if isinstance(value, Mapping) and "_target_" in value:
-            continue
-        try:
-            TypeAdapter(parameters[argument].annotation).validate_python(value)
-        except ValidationError as error:
-            problem = error.errors()[0]["msg"]
-            raise UserError(f"{key}.{argument}={value}: {_sentence(problem)}") from error
-        except PydanticUserError:
-            continue  # an annotation of torch's or Lightning's own types: the target itself checks
-
-
-def _resolved(config: DictConfig) -> dict[str, Any]:
-    try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key} must be given: {error.full_key}=<value>.") from error
-    except InterpolationResolutionError as error:
-        raise _user_error_in(error) or UserError(_first_line(error)) from error
-    except OmegaConfBaseException as error:
-        raise UserError(_first_line(error)) from error
-    return cast(dict[str, Any], values)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def _targets(values: object, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every node with a `_target_`, with its dotted name, outermost first."""
-    if isinstance(values, Mapping):
-        if "_target_" in values:
-            yield key, values
-        for name, value in values.items():
-            yield from _targets(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(values, list | tuple):
-        for index, value in enumerate(values):
-            yield from _targets(value, f"{key}[{index}]")
 
 
 def _explanations(error: ValidationError, values: dict[str, Any]) -> list[str]:
@@ -349,13 +230,8 @@ def _explanations(error: ValidationError, values: dict[str, Any]) -> list[str]:
             sentences[key] = f"{key} is missing."
         else:
             given = f"{key}={problem['input']}"
-            sentences[key] = f"{given}: {_sentence(problem['msg'])}"
+            sentences[key] = f"{given}: {as_sentence(problem['msg'])}"
     return list(sentences.values())
-
-
-def _sentence(message: str) -> str:
-    message = message.removeprefix("Value error, ").removeprefix("Input ")
-    return message.rstrip(".") + "."
 
 
 def _known_keys(path: Sequence[str]) -> list[str]:

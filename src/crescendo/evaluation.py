@@ -11,11 +11,12 @@ from omegaconf import DictConfig
 from crescendo.analysis.results import class_accuracies
 from crescendo.checkpoints import load_checkpoint
 from crescendo.classifier import ImageClassifier
-from crescendo.config import check_arguments, validate
+from crescendo.config import validate
 from crescendo.data.decoding import read_image
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
 from crescendo.runs import best_checkpoint, read_config
+from crescendo.targets import check_arguments
 from crescendo.tracking import show_messages
 from crescendo.training import build_classifier, build_curriculum, build_transform, prepare
 

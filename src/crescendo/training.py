@@ -19,7 +19,7 @@ from crescendo.analysis.plan import Plan, check_net_follows, make_plan, show_pla
 from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
 from crescendo.checkpoints import AtomicCheckpointIO, load_checkpoint
 from crescendo.classifier import ImageClassifier
-from crescendo.config import build, build_partial, check_arguments, validate
+from crescendo.config import validate
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.data import Augmentation, ImageData, Transform
@@ -29,6 +29,7 @@ from crescendo.models import load_weights
 from crescendo.models.layers import Net
 from crescendo.regularization import Regularization
 from crescendo.runs import RUN_DIRECTORY_VARIABLE, Run, best_checkpoint, new_directory, recording
+from crescendo.targets import build, build_partial, check_arguments
 from crescendo.tracking import MetricsFile, StepMetrics, finish_loggers, peak_memory_bytes, show_messages
 
 log = logging.getLogger(__name__)
