@@ -1,6 +1,9 @@
 """`crescendo <verb>`: everything that is not training. Each verb works from any directory."""
 
+import fnmatch
 import json
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,15 +23,79 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, gpu or another Lightning accelerator.")]
 
 
+class Order(StrEnum):
+    """What the nets can be sorted by: the fields of a catalogue's row."""
+
+    NAME = "name"
+    FAMILY = "family"
+    YEAR = "year"
+    PARAMETERS = "parameters"
+    MACS = "macs"
+    RESOLUTION = "resolution"
+    MIN_RESOLUTION = "min_resolution"
+
+
 @app.command()
-def models(pattern: Annotated[str, typer.Argument(help='A shell pattern, such as "resnet*".')] = "*") -> None:
-    """List the nets that model=<name> can choose."""
+def models(
+    pattern: Annotated[str, typer.Argument(help='A shell pattern, such as "resnet*".')] = "*",
+    sort: Annotated[Order, typer.Option(help="The column to sort by, upwards.")] = Order.YEAR,
+    family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+    since: Annotated[int | None, typer.Option(help="Only from this year on.")] = None,
+    until: Annotated[int | None, typer.Option(help="Only up to this year.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the nets that model=<name> can choose, and what they cost."""
+    from rich import get_console
+
+    from crescendo.analysis.catalogue import make_catalogue, show_catalogue
+    from crescendo.errors import did_you_mean
     from crescendo.models import list_models
 
-    names = list_models(pattern)
+    names = list_models(pattern, family=family, since=since, until=until)
     if not names:
-        raise UserError(f"no net is called {pattern!r}; there are {', '.join(list_models())}.")
-    print("\n".join(names))
+        others = list_models()
+        if not fnmatch.filter(others, pattern):
+            raise UserError(
+                f"no net is called {pattern!r}.{did_you_mean(pattern, others)} There are {', '.join(others)}."
+            )
+        raise UserError(f"no net called {pattern!r} is of that family and those years.")
+    rows = make_catalogue(names, sort)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        get_console().print(show_catalogue(rows))
+
+
+@app.command()
+def profile(
+    net: Annotated[str, typer.Argument(metavar="NET", help="A name that crescendo models shows.")],
+    resolution: Annotated[int | None, typer.Option(min=1, help="In px; the paper's if not given.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
+    num_classes: Annotated[int | None, typer.Option(min=1, help="The paper's if not given.")] = None,
+    in_channels: Annotated[int | None, typer.Option(min=1, help="The paper's if not given.")] = None,
+    steps: Annotated[int, typer.Option(min=0, help="Steps to time; 0 measures nothing.")] = 5,
+) -> None:
+    """Show a net's cost part by part, and measure its speed on this machine."""
+    from rich import get_console
+
+    from crescendo.analysis.costs import check_resolution
+    from crescendo.analysis.profile import measure_speed, profile_net, show_profile, show_speed
+    from crescendo.models.registry import create_model, find_entry
+
+    entry = find_entry(net)
+    num_classes, in_channels = num_classes or entry.num_classes, in_channels or entry.in_channels
+    built = create_model(net, num_classes, in_channels)
+    resolution = resolution or built.resolution or built.min_resolution
+    reason = check_resolution(built, resolution)
+    if reason is not None:
+        raise UserError(f"{reason}, not {resolution}")
+    part = profile_net(built, resolution, batch_size, in_channels)
+    get_console().print(show_profile(part, resolution, batch_size, in_channels))
+    if steps:
+        speed = measure_speed(
+            built, resolution, batch_size, num_classes=num_classes, in_channels=in_channels, steps=steps
+        )
+        get_console().print(show_speed(speed, batch_size, steps))
 
 
 @app.command()

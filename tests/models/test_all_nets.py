@@ -100,15 +100,6 @@ SHALLOW = ["lenet5", "lenet5_modern", "plain20", "resnet20"]
 SLOW = ["mobilenet_v2", "efficientnet_b0", "efficientnet_lite0", "efficientnet_v2_b0"]
 SHALLOW += [pytest.param(name, marks=pytest.mark.slow) for name in SLOW]
 
-# Seconds to count, and the same blocks as in a shallower net.
-DEEP = {
-    *(f"efficientnet_{size}" for size in ("b5", "b6", "b7", "v2_m", "v2_l", "v2_xl")),
-    *("resnet101", "resnet152", "resnext101_32x4d"),
-    *("se_resnet101", "se_resnet152", "se_resnext101_32x4d"),
-}
-MACS = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in GOLDEN]
-MACS.remove("resnet1202")
-
 # Arguments that fit a net to weights from elsewhere: not an axis of its paper, so not in its yaml.
 FOR_OTHERS_WEIGHTS = {"same_padding", "eps"}
 
@@ -140,12 +131,13 @@ def test_parameters_resolution_and_published_rates(name, meta_nets):
     net, row = meta_nets[name], GOLDEN[name]
     assert net.name == name
     assert count_parameters(net) == row.parameters
+    assert net.resolution == row.resolution
     assert net.min_resolution == row.min_resolution
     assert published_drop_path(net) == row.drop_path
     assert published_dropout(net) == row.dropout
 
 
-@pytest.mark.parametrize("name", MACS)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_macs(name, meta_nets):
     row = GOLDEN[name]
     assert count_macs(meta_nets[name], row.resolution, row.in_channels) == row.macs

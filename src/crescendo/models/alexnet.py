@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from crescendo.models.layers import Dropout, LocalResponseNorm, Net
 from crescendo.models.registry import register
 
+FAMILY = "AlexNet"
+YEAR = 2012
+
 
 class Layer(NamedTuple):
     """A convolution, ReLU, response normalisation if any, and a 3x3 max pool of stride 2 if any."""
@@ -56,6 +59,7 @@ ALEXNET_OWT = (
 class AlexNet(Net):
     """Five convolutional layers, 6x6 maps, and a head of three linear layers."""
 
+    resolution = 224
     min_resolution = 63  # 15, 7, 3 and 1 pixels: below it the last pool has less than its window
 
     def __init__(self, layers: Sequence[Layer], head: nn.Sequential, in_channels: int) -> None:
@@ -112,7 +116,7 @@ def alexnet(num_classes: int = 1000, in_channels: int = 3) -> AlexNet:
     return net
 
 
-@register
+@register(year=2014)
 def alexnet_owt(num_classes: int = 1000, in_channels: int = 3) -> AlexNet:
     """The single-column AlexNet as torchvision has it, 61,100,840 parameters at 1000 classes."""
     head = nn.Sequential(

@@ -174,8 +174,10 @@ class EfficientNet(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, stem, H/2, W/2] -> [N, last, H/32, W/32] -> [N, num_classes]."""
-        x = self.last_conv(self.stages(self.stem(x)))
-        return self.head(self.dropout(self.pool(x).flatten(1)))
+        x = self.stem(x)
+        for stage in self.stages:  # as one call they would hold the stem's output to the end
+            x = stage(x)
+        return self.head(self.dropout(self.pool(self.last_conv(x)).flatten(1)))
 
 
 def scaled_stages(

@@ -16,6 +16,9 @@ from torch import nn
 from crescendo.models.efficientnet import EfficientNet, Stage, scaled_stages
 from crescendo.models.registry import register
 
+FAMILY = "EfficientNet-Lite"
+YEAR = 2020
+
 #         block    exp  k  s width depth  se
 TABLE_1 = (
     Stage("mbconv", 1, 3, 1,  16,    1, 0.0),

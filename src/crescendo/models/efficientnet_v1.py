@@ -14,6 +14,9 @@ from crescendo.models.efficientnet import EfficientNet, Stage, scaled_stages, wi
 from crescendo.models.layers import scaled_width
 from crescendo.models.registry import register
 
+FAMILY = "EfficientNet"
+YEAR = 2019
+
 # Stages 2 to 8; 1 is the stem of 32 filters, 9 the head of 1280.
 #         block    exp  k  s width depth  se
 TABLE_1 = (

@@ -15,6 +15,9 @@ from crescendo.models.efficientnet import EfficientNet, Stage, scaled_stages, wi
 from crescendo.models.layers import scaled_width
 from crescendo.models.registry import register
 
+FAMILY = "EfficientNetV2"
+YEAR = 2021
+
 #   block    exp  k  s width depth  se
 BASE = (
     Stage("fused",  1, 3, 1,  16,    1, 0.00),

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from crescendo.models.layers import Dropout, LocalResponseNorm, Net, WithAuxiliary
 from crescendo.models.registry import register
 
+FAMILY = "GoogLeNet"
+YEAR = 2014
+
 
 class Widths(NamedTuple):
     """Of the convolutions of one inception module, a row of Table 1."""
@@ -122,6 +125,8 @@ class GoogLeNet(Net):
         pool4: between 4e and 5a.
         auxiliary: in_width -> an auxiliary head.
     """
+
+    resolution = 224
 
     def __init__(
         self,

@@ -17,6 +17,9 @@ from crescendo.models.googlenet import GoogLeNet, Inception, Widths, auxiliary_h
 from crescendo.models.layers import SqueezeExcite, initialize_he
 from crescendo.models.registry import register
 
+FAMILY = "GoogLeNet"
+YEAR = 2014
+
 
 def convolution(in_width: int, width: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
     """Convolution, BN, ReLU."""
@@ -63,7 +66,7 @@ def googlenet_bn(num_classes: int = 1000, in_channels: int = 3) -> GoogLeNet:
     return build(inception, num_classes, in_channels)
 
 
-@register
+@register(family="SENet", year=2017)
 def se_googlenet(num_classes: int = 1000, in_channels: int = 3) -> GoogLeNet:
     """SE-GoogLeNet, 13,484,991 parameters at 1000 classes."""
     return build(se_inception, num_classes, in_channels)

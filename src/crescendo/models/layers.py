@@ -17,7 +17,8 @@ class Net(nn.Module):
     `min_resolution` is the smallest sensible square input, in pixels: the net's overall stride, so
     that the last feature map has one pixel of its own, or more where layers without padding need
     it. `max_resolution` is None for a net that takes any larger one. `resolution` is the one that
-    its paper tests at: an attribute of the class, or set by the builder where variants differ.
+    its paper tests at: an attribute of the class, or set by the builder where variants differ; every
+    registered net has one.
     """
 
     name: str = ""  # the registered name, set by @register
@@ -244,8 +245,8 @@ def scaled_width(width: int, multiplier: float, multiple_of: int = 8, *, never_b
     Too small is below `never_below` of the product: the 90% rule of MobileNetV2 and EfficientNet,
     which EfficientNetV2 turns off with 0.
     """
-    if not multiplier > 0:
-        raise UserError(f"width={multiplier}: a multiplier is above 0")
+    if not 0 < multiplier < math.inf:
+        raise UserError(f"width={multiplier}: a multiplier is above 0, and 1 for the published net")
     exact = width * multiplier
     rounded = max(multiple_of, int(exact / multiple_of + 0.5) * multiple_of)
     return rounded if rounded >= never_below * exact else rounded + multiple_of
@@ -253,6 +254,6 @@ def scaled_width(width: int, multiplier: float, multiple_of: int = 8, *, never_b
 
 def scaled_depth(depth: int, multiplier: float) -> int:
     """depth * multiplier blocks, rounded up; 10 * 1.1 are 11 in spite of floating point."""
-    if not multiplier > 0:
-        raise UserError(f"depth={multiplier}: a multiplier is above 0")
+    if not 0 < multiplier < math.inf:
+        raise UserError(f"depth={multiplier}: a multiplier is above 0, and 1 for the published net")
     return math.ceil(round(depth * multiplier, 6))

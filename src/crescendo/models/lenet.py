@@ -29,6 +29,9 @@ from torch import Tensor, nn
 from crescendo.models.layers import Net
 from crescendo.models.registry import register
 
+FAMILY = "LeNet"
+YEAR = 1998
+
 # Table I: the maps of S2 that each map of C3 sees.
 TABLE_1 = (
     (0, 1, 2),
@@ -171,6 +174,7 @@ class RadialBasis(nn.Module):
 class LeNet5(Net):
     """C1, S2, C3, S4, C5, F6, output; scaled tanh after all but the output. 32 px only."""
 
+    resolution = 32
     min_resolution = 32
     max_resolution = 32
 
@@ -211,6 +215,7 @@ class LeNet5(Net):
 class LeNet5Modern(Net):
     """C1, pool, C3, pool, C5, F6, linear output; ReLU in between."""
 
+    resolution = 28
     min_resolution = 28  # below it C5's 5x5 window would see less than 5x5 pixels
 
     def __init__(self, num_classes: int, in_channels: int) -> None:

@@ -26,6 +26,9 @@ from crescendo.models.layers import (
 )
 from crescendo.models.registry import register
 
+FAMILY = "MobileNetV2"
+YEAR = 2018
+
 
 class Stage(NamedTuple):
     expansion: int  # the paper's t
@@ -76,8 +79,8 @@ class MobileNetV2(Net):
     Block l of L is dropped at l/L of the drop path rate (Huang et al. 2016, equation 4).
     """
 
-    min_resolution = 32
     resolution = 224
+    min_resolution = 32
 
     def __init__(
         self,
@@ -109,8 +112,10 @@ class MobileNetV2(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, 32, H/2, W/2] -> [N, 320, H/32, W/32] -> [N, num_classes]."""
-        x = self.last_conv(self.stages(self.stem(x)))
-        return self.head(self.dropout(self.pool(x).flatten(1)))
+        x = self.stem(x)
+        for stage in self.stages:  # as one call they would hold the stem's output to the end
+            x = stage(x)
+        return self.head(self.dropout(self.pool(self.last_conv(x)).flatten(1)))
 
 
 @register

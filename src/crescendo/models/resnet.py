@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from crescendo.models.layers import DropPath, Net, convolution, initialize_he, scaled_depth, scaled_width
 from crescendo.models.registry import register
 
+FAMILY = "ResNet"
+YEAR = 2015
+
 
 class Stage(NamedTuple):
     """Blocks of one width. The stride is the first block's, the others have 1."""
@@ -125,6 +128,7 @@ class ResNet(Net):
     Block l of L is dropped at l/L of the drop path rate (Huang et al. 2016, equation 4).
     """
 
+    resolution = 224
     min_resolution = 32
     stem_width = 64
 
@@ -139,9 +143,6 @@ class ResNet(Net):
         residual: bool = True,
     ) -> None:
         super().__init__()
-        for name, multiplier in (("width", width), ("depth", depth)):
-            if not 0 < multiplier < math.inf:
-                raise ValueError(f"{name}={multiplier}: a multiplier is above 0, and 1 for the published net")
         rows = [stage.scaled(width, depth) for stage in stages]
         blocks, block = sum(row.depth for row in rows), 0
         in_width = scaled_width(self.stem_width, width)

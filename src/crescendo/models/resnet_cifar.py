@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from crescendo.models.layers import DropPath, Net, initialize_he
 from crescendo.models.registry import register
 
+FAMILY = "ResNet"
+YEAR = 2015
+
 
 class PlainBlock(nn.Module):
     """3x3, BN, ReLU, 3x3, BN, ReLU."""
@@ -62,6 +65,7 @@ class ResNetCifar(Net):
     Block l of L is dropped at l/L of the drop path rate (Huang et al. 2016, equation 4).
     """
 
+    resolution = 32
     min_resolution = 4
 
     def __init__(
@@ -94,7 +98,9 @@ class ResNetCifar(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, width, H, W] -> [N, 4 width, H/4, W/4] -> [N, num_classes]."""
-        x = self.stages(self.stem(x))
+        x = self.stem(x)
+        for stage in self.stages:  # as one call they would hold the stem's output to the end
+            x = stage(x)
         return self.head(self.pool(x).flatten(1))
 
 

@@ -10,6 +10,9 @@ of groups (the paper's cardinality) stays, so a scaled grouped width is a multip
 from crescendo.models.registry import register
 from crescendo.models.resnet import ResNet, Stage, bottleneck, with_depths
 
+FAMILY = "ResNeXt"
+YEAR = 2016
+
 # Table 1, conv2 to conv5, with C = 32.
 # fmt: off
 RESNEXT_50_32X4D = (

@@ -16,6 +16,9 @@ from crescendo.models.layers import Dropout, SqueezeExcite, convolution
 from crescendo.models.registry import register
 from crescendo.models.resnet import ResNet, Stage, bottleneck, with_depths
 
+FAMILY = "SENet"
+YEAR = 2017
+
 REDUCTION = 16  # the paper's r
 
 

@@ -10,18 +10,21 @@ Deviations: the convolutions are initialised as He et al. 2015, the linear layer
 2010, where the paper starts a deep net from the weights of a shallow one; behind the last pool the
 maps are resized to 7x7 (the identity at 224 px).
 
-`width` scales filters and hidden linear layers, to the nearest multiple of 8 and at least 8;
-`depth` scales each stage's number of convolutions, rounded up. The paper scales neither.
+`width` scales filters and hidden linear layers, to the nearest multiple of 8 that is not below 90% of
+the product; `depth` scales each stage's number of convolutions, rounded up: EfficientNet's rounding
+(arXiv:1905.11946). The paper scales neither.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from crescendo.models.layers import Dropout, Net, initialize_he
+from crescendo.models.layers import Dropout, Net, initialize_he, scaled_depth, scaled_width
 from crescendo.models.registry import register
+
+FAMILY = "VGG"
+YEAR = 2014
 
 
 class Stage(NamedTuple):
@@ -45,6 +48,7 @@ HIDDEN = 4096
 class VGG(Net):
     """Five stages, 7x7 maps, and a head of three linear layers."""
 
+    resolution = 224
     min_resolution = 32
 
     def __init__(
@@ -57,15 +61,12 @@ class VGG(Net):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        for name, multiplier in (("width", width), ("depth", depth)):
-            if not 0 < multiplier < math.inf:
-                raise ValueError(f"{name}={multiplier}: VGG's multiplier must be above 0; 1 is the paper's")
         self.stages = nn.Sequential()
         in_width = in_channels
         for row in stages:
-            stage_width = _scale_width(row.width, width)
+            stage_width = scaled_width(row.width, width)
             stage = nn.Sequential()
-            for _ in range(math.ceil(row.depth * depth)):
+            for _ in range(scaled_depth(row.depth, depth)):
                 stage.append(nn.Conv2d(in_width, stage_width, 3, padding=1))
                 if batch_norm:
                     stage.append(nn.BatchNorm2d(stage_width))
@@ -74,7 +75,7 @@ class VGG(Net):
             stage.append(nn.MaxPool2d(2))
             self.stages.append(stage)
         self.pool = nn.AdaptiveAvgPool2d(7)
-        hidden = _scale_width(HIDDEN, width)
+        hidden = scaled_width(HIDDEN, width)
         self.head = nn.Sequential(
             nn.Linear(in_width * 7 * 7, hidden),
             nn.ReLU(inplace=True),
@@ -93,10 +94,6 @@ class VGG(Net):
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, 512, H/32, W/32] -> [N, 512, 7, 7] -> [N, num_classes]."""
         return self.head(self.pool(self.stages(x)).flatten(1))
-
-
-def _scale_width(width: int, multiplier: float) -> int:
-    return max(8, math.floor(width * multiplier / 8 + 0.5) * 8)
 
 
 @register

@@ -1,0 +1,186 @@
+"""Our nets against torchvision's: time and peak memory of a forward pass and of a training step.
+
+    python benchmarks/models.py --resolution 128 --batch-size 8 --threads 1 [--nets resnet50 ...]
+
+Each pair runs in a process of its own, with the same weights, in channels_last and float32, in turns
+and with the order swapped each time. A ratio is the median over the turns of ours / theirs of one
+turn, and its spread the quartiles. Memory is what the process allocates beyond the net and the images, at its
+highest: on the CPU from the profiler's memory events, on a GPU the allocator's peak. Forward is
+inference mode; a training step is forward, loss, backward, with the published rates of dropout.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median, quantiles
+from typing import NamedTuple
+
+import torch
+import torchvision
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from crescendo.analysis.profile import describe_device, training_loss
+from crescendo.models import create_model
+from crescendo.models.layers import WithAuxiliary
+
+THEIRS = {
+    "resnet50": "resnet50",
+    "vgg16": "vgg16",
+    "googlenet_bn": "googlenet",
+    "mobilenet_v2": "mobilenet_v2",
+    "efficientnet_b0": "efficientnet_b0",
+    "efficientnet_v2_s": "efficientnet_v2_s",
+}
+TASKS = ("forward", "training step")
+
+Step = Callable[[], None]
+
+
+class Result(NamedTuple):
+    """Of one net and task: seconds of each turn, and peak bytes; each for (ours, theirs)."""
+
+    net: str
+    task: str
+    seconds: list[tuple[float, float]]
+    peak_bytes: tuple[int, int]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--nets", nargs="+", choices=THEIRS, default=list(THEIRS))
+    parser.add_argument("--resolution", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--turns", type=int, default=9, help="timed turns, after one to warm up")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.in_this_process:
+        torch.set_num_threads(arguments.threads)
+        print(json.dumps([result for net in arguments.nets for result in compare(net, arguments)]))
+        return
+    print(describe(arguments), end="\n\n")
+    print("| net | task | ours, ms | time, ours / theirs | ours, MB | memory, ours / theirs |")
+    print("|---|---|---|---|---|---|")
+    for net in arguments.nets:
+        command = [sys.executable, __file__, *sys.argv[1:], "--in-this-process", "--nets", net]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        for result in json.loads(output.splitlines()[-1]):
+            print(row(Result(*result)), flush=True)
+
+
+def describe(arguments: argparse.Namespace) -> str:
+    """Hardware, versions and settings."""
+    device = torch.device(arguments.device)
+    return (
+        f"{describe_device(device)}, {arguments.threads} thread{'s' * (arguments.threads > 1)}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"torchvision {torchvision.__version__}; {arguments.resolution} px, batch of "
+        f"{arguments.batch_size}, channels_last, float32, {arguments.turns} turns."
+    )
+
+
+def row(result: Result) -> str:
+    """A row of the markdown table."""
+    ratios = [ours / theirs for ours, theirs in result.seconds]
+    low, _, high = quantiles(ratios, n=4)
+    ours, theirs = result.peak_bytes
+    return (
+        f"| {result.net} | {result.task} | {1e3 * median(ours for ours, _ in result.seconds):.0f} "
+        f"| {median(ratios):.3f} ({low:.3f} to {high:.3f}) | {ours / 1e6:.1f} | {ours / theirs:.3f} |"
+    )
+
+
+def compare(name: str, arguments: argparse.Namespace) -> list[Result]:
+    """Time and memory of one pair."""
+    device = torch.device(arguments.device)
+    torch.manual_seed(0)
+    pair = [create_model(name), torchvision.models.get_model(THEIRS[name], **unpretrained(name))]
+    own, other = (net.state_dict().values() for net in pair)
+    for mine, source in zip(own, other, strict=True):  # in the order of registration, which is the same
+        mine.copy_(source)
+    shape = (arguments.batch_size, 3, arguments.resolution, arguments.resolution)
+    images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
+    labels = torch.arange(arguments.batch_size, device=device)
+    pair = [net.to(device=device, memory_format=torch.channels_last) for net in pair]
+    results = []
+    for task in TASKS:
+        steps = [step(task, net, images, labels) for net in pair]
+        seconds = []
+        for turn in range(arguments.turns + 1):
+            order = (0, 1) if turn % 2 else (1, 0)
+            taken = {which: time_of(steps[which], device) for which in order}
+            seconds.append((taken[0], taken[1]))
+        peaks = [peak_memory(steps[which], pair[which], device) for which in (0, 1)]
+        results.append(Result(name, task, seconds[1:], (peaks[0], peaks[1])))
+    return results
+
+
+def unpretrained(name: str) -> dict[str, bool]:
+    return {"init_weights": True} if name.startswith("googlenet") else {}
+
+
+def step(task: str, net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Step:
+    """What is timed. Gradients are dropped beforehand, so that each step makes them."""
+
+    def forward() -> None:
+        net.eval()
+        with torch.inference_mode():
+            net(images)
+
+    def train() -> None:
+        net.train().zero_grad()
+        output = net(images)
+        if hasattr(output, "aux_logits1"):
+            output = WithAuxiliary(output.logits, (output.aux_logits1, output.aux_logits2), 0.3)
+        training_loss(output, labels).backward()
+
+    return forward if task == "forward" else train
+
+
+def time_of(step: Step, device: torch.device) -> float:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def peak_memory(step: Step, net: nn.Module, device: torch.device) -> int:
+    """Bytes at their highest, beyond those in use before the step."""
+    net.zero_grad()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    with tempfile.TemporaryDirectory() as place:
+        trace = Path(place) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    # Signed bytes of each allocation and release. What was there before is not released here.
+    changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]"]
+    total = peak = 0
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        total += change
+        peak = max(peak, total)
+    return peak
+
+
+if __name__ == "__main__":
+    main()
