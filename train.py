@@ -7,8 +7,11 @@ python train.py --help                                    every group and settin
 """
 
 import os
+from contextlib import nullcontext
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import crescendo.resolvers  # noqa: F401  # what conf/ interpolates; light, as all that is imported here
@@ -17,7 +20,8 @@ from crescendo.errors import plain_errors
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> None:
-    with plain_errors():
+    # One job's mistake must not end a sweep: Hydra notes it, goes on, and raises it in the end.
+    with nullcontext() if HydraConfig.get().mode == RunMode.MULTIRUN else plain_errors():
         from crescendo.config import validate
 
         validate(config)  # a bad value stops here, before torch and Lightning are imported

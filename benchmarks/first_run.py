@@ -1,6 +1,6 @@
 """The README's result table and its training curve, from real runs.
 
-    python benchmarks/first_run.py --seeds 1 2 3 [overrides of train.py ...]
+    python benchmarks/first_run.py --seeds 1,2,3 [overrides of train.py ...]
 
 Trains once for each seed, one after the other, in subprocesses; prints the mean and spread as a row of
 a markdown table; draws the last run's metrics.csv to --picture.
@@ -22,7 +22,9 @@ REPOSITORY = Path(__file__).parents[1]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[1, 2, 3]
+    )
     parser.add_argument("--picture", type=Path)
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()

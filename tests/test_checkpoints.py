@@ -25,12 +25,13 @@ class Scored(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def fit(tmp_path, scores, mode="max"):
+def fit(tmp_path, scores, mode="max", every=1):
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
         max_epochs=len(scores),
         num_sanity_val_steps=0,
+        check_val_every_n_epoch=every,
         callbacks=[BestCheckpoint(mode=mode)],
         plugins=[AtomicCheckpointIO()],
         logger=False,
@@ -61,6 +62,12 @@ def test_the_best_epoch_is_kept_and_a_tie_goes_to_the_later(tmp_path, scores, mo
     for name, epoch in (("best.ckpt", best), ("last.ckpt", len(scores) - 1)):
         assert checkpoints[name]["epoch"] == epoch
         assert checkpoints[name]["state_dict"]["weight"].item() == epoch + 1
+
+
+def test_an_epoch_without_validation_leaves_its_weights(tmp_path):
+    checkpoints = fit(tmp_path, [0.5, 0.6, 0.7], every=2)
+    assert checkpoints["best.ckpt"]["state_dict"]["weight"].item() == 2
+    assert checkpoints["last.ckpt"]["state_dict"]["weight"].item() == 3
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf, open_dict
 
 from crescendo.config import validate
 from crescendo.errors import UserError
-from crescendo.targets import build, check_arguments, check_targets
+from crescendo.targets import build, check_arguments, check_targets, users_mistakes
 from crescendo.training import prepare
 
 REPOSITORY = Path(__file__).parents[1]
@@ -70,6 +70,12 @@ def test_every_experiment_is_built_and_takes_a_step(experiment, configuration):
         ("curriculum.interpolation=cubic", "should be 'linear' or 'geometric'"),
         ("optimizer.lr=-1", "optimizer.lr=-1: should be greater than 0"),
         ("name=a/b", "name=a/b"),
+        ("model.num_classes=3", "model.num_classes=3 does not fit data.num_classes=10"),
+        ("model.in_channels=3", "model.in_channels=3 does not fit data.in_channels=1"),
+        ("~callbacks.checkpoint", "callbacks.checkpoint is missing"),
+        ("callbacks.checkpoint.monitor=val/acuracy", "Did you mean val/accuracy"),
+        ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0: should be greater than 0"),
+        ("trainer.limit_test_batches=0.0", "trainer.limit_test_batches=0.0: should be greater than 0"),
         ("model._target_=os.system", "model._target_=os.system: refused"),
         ("+callbacks.mine={_target_:subprocess.run}", "callbacks.mine._target_=subprocess.run: refused"),
     ],
@@ -142,6 +148,23 @@ def test_a_users_mistake_inside_a_target_stays_plain(configuration):
     config = configuration("lr_schedule=one_cycle", "lr_schedule.peak=2")
     with pytest.raises(UserError, match=r"lr_schedule\.peak=2: must lie between 0 and 1"):
         build(config.lr_schedule, "lr_schedule")
+
+
+def test_what_a_target_refuses_is_the_users_mistake(configuration):
+    with pytest.raises(UserError, match="model: width=0"):
+        build(configuration("model.width=0").model, "model")
+    with pytest.raises(UserError, match="optimizer: Invalid momentum value: -1"):
+        prepare(configuration("optimizer.momentum=-1"))
+
+
+def test_a_bug_in_a_target_stays_a_bug():
+    with pytest.raises(ZeroDivisionError), users_mistakes("model"):
+        raise ZeroDivisionError
+
+
+def test_an_argument_that_we_give_cannot_be_typed(configuration):
+    with pytest.raises(UserError, match=r"curriculum\.epochs cannot be set: crescendo gives it"):
+        prepare(configuration("+curriculum.epochs=77"))
 
 
 def test_none_trains_with_none_whatever_the_experiment(configuration):

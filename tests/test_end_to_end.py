@@ -155,6 +155,17 @@ def test_compare_shows_mean_and_spread_of_a_sweep(tmp_path):
     assert re.search(r"│\s+2 │", result.stdout)  # one row of two runs
 
 
+def test_a_sweep_is_one_directory_and_outlives_a_bad_job(tmp_path):
+    swept = train(
+        "-m", "model=lenet5,lenet5_modern,resnet20", *TINY[:3], *TINY[4:], "debug=smoke", cwd=tmp_path
+    )
+    assert swept.returncode == 2
+    assert "error: lenet5 takes 32 px only, stage 0 uses 28" in swept.stderr
+    configs = sorted(tmp_path.rglob("config.yaml"))
+    assert [path.parent.name for path in configs] == ["1", "2"]
+    assert len({path.parents[1] for path in configs}) == 1
+
+
 def test_two_processes_leave_one_directory(tmp_path):
     result = train(*TINY, "trainer.devices=2", "logger=csv", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

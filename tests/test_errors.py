@@ -1,6 +1,15 @@
 import pytest
+from omegaconf import OmegaConf
 
-from crescendo.errors import UserError, did_you_mean, explain, nearest, no_directory, plain_errors
+from crescendo.errors import (
+    UserError,
+    _unknown_key,
+    did_you_mean,
+    explain,
+    nearest,
+    no_directory,
+    plain_errors,
+)
 
 
 def test_nearest_is_best_first_and_keeps_case():
@@ -23,6 +32,17 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(capsys):
         raise UserError("seed=-1: should be 0 or more.")
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: seed=-1: should be 0 or more.\n"
+
+
+def test_an_unknown_key_offers_what_there_is():
+    config = OmegaConf.create({"seed": 1, "trainer": {"_target_": "x", "max_epochs": 3}, "hydra": {}})
+    assert _unknown_key("max_epochs", config) == (
+        "max_epochs is not a setting. Did you mean trainer.max_epochs? The configuration has seed, trainer."
+    )
+    assert _unknown_key("trainer.max_epoch", config.trainer) == (
+        "trainer.max_epoch is not a setting. Did you mean max_epochs? trainer has _target_, max_epochs. "
+        "Another argument of its target: +trainer.max_epoch=<value>."
+    )
 
 
 def test_a_bug_keeps_its_traceback():

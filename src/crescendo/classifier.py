@@ -41,6 +41,7 @@ class ImageClassifier(L.LightningModule):
 
     Attributes:
         stage: the curriculum's stage that is being trained.
+        validation: metrics of this epoch's validation; empty before it.
         confusion_matrix: of the last test, [classes, classes]: numbers of images, rows are true.
     """
 
@@ -64,6 +65,7 @@ class ImageClassifier(L.LightningModule):
         self.net: Net = net.to(memory_format=self.memory_format)
         self.optimizer_factory, self.schedule = optimizer, schedule
         self.seed = seed
+        self.validation: dict[str, float] = {}
         self.stage = Stage(index=0, first_epoch=0, epochs=0, resolution=0)
         for name, values in {"mean": mean, "std": std}.items():
             in_bytes = torch.tensor(values, dtype=torch.float32)[:, None, None] * 255
@@ -113,8 +115,11 @@ class ImageClassifier(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         _update(self.val_metrics, self(batch.images), batch.labels)
 
+    def on_train_epoch_start(self) -> None:
+        self.validation = {}
+
     def on_validation_epoch_end(self) -> None:
-        self._log_and_reset(self.val_metrics)
+        self.validation = self._log_and_reset(self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch.images)
@@ -130,8 +135,12 @@ class ImageClassifier(L.LightningModule):
         """Probabilities [N, classes]."""
         return self(batch.images).softmax(1)
 
+    def make_optimizer(self) -> Optimizer:
+        """A fresh optimizer of the net's parameters."""
+        return self.optimizer_factory(parameter_groups(self.net))
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = self.optimizer_factory(parameter_groups(self.net))
+        optimizer = self.make_optimizer()
         epochs = self.trainer.max_epochs or 1
         _ = self.trainer.estimated_stepping_batches  # makes the trainer count its batches
         steps_per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
@@ -145,15 +154,13 @@ class ImageClassifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint knows how its weights validated."""
-        checkpoint["validation"] = {
-            name: float(value)
-            for name, value in self.trainer.callback_metrics.items()
-            if name.startswith("val/")
-        }
+        checkpoint["validation"] = self.validation
 
-    def _log_and_reset(self, metrics: MetricCollection) -> None:
-        self.log_dict(metrics.compute())
+    def _log_and_reset(self, metrics: MetricCollection) -> dict[str, float]:
+        values = metrics.compute()
+        self.log_dict(values)
         metrics.reset()
+        return {name: float(value) for name, value in values.items()}
 
 
 class TrainingSums:

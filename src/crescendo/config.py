@@ -25,6 +25,8 @@ import crescendo.resolvers  # noqa: F401  # registers them
 from crescendo.errors import UserError, did_you_mean
 from crescendo.targets import as_sentence, check_targets, resolved
 
+MONITORS = ("val/accuracy", "val/accuracy_top5", "val/loss")
+
 
 class Group(BaseModel):
     """A group of settings; any other key is an error."""
@@ -141,7 +143,7 @@ class OptimizerSettings(Target):
     weight_decay: NonNegativeFloat
 
 
-Limit = NonNegativeInt | Annotated[float, Field(ge=0, le=1)]
+Limit = PositiveInt | Annotated[float, Field(gt=0, le=1)]
 
 
 class TrainerSettings(Target):
@@ -157,7 +159,7 @@ class TrainerSettings(Target):
     log_every_n_steps: PositiveInt
     check_val_every_n_epoch: PositiveInt
     limit_train_batches: Limit
-    limit_val_batches: Limit
+    limit_val_batches: NonNegativeInt | Annotated[float, Field(ge=0, le=1)]
     limit_test_batches: Limit
     num_sanity_val_steps: NonNegativeInt
     deterministic: bool | Literal["warn"]
@@ -201,7 +203,26 @@ def validate(config: DictConfig) -> None:
             raise UserError(
                 f"data.{key} has {given} values for data.in_channels={values['data']['in_channels']}."
             )
+    for key in ("num_classes", "in_channels"):
+        if values["model"][key] != values["data"][key]:
+            raise UserError(
+                f"model.{key}={values['model'][key]} does not fit data.{key}={values['data'][key]}: "
+                f"set data.{key}, the model follows it."
+            )
+    _check_callbacks(values["callbacks"])
     check_targets(values)
+
+
+def _check_callbacks(callbacks: dict[str, dict[str, Any]]) -> None:
+    if "checkpoint" not in callbacks:
+        raise UserError("callbacks.checkpoint is missing: a run is tested and used by its checkpoints.")
+    for name, callback in callbacks.items():
+        monitor = callback.get("monitor")
+        if monitor is not None and monitor not in MONITORS:
+            raise UserError(
+                f"callbacks.{name}.monitor={monitor}: there is no such metric."
+                f"{did_you_mean(str(monitor), MONITORS)} It can be {', '.join(MONITORS)}."
+            )
 
 
 def _explanations(error: ValidationError, values: dict[str, Any]) -> list[str]:

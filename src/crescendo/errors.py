@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 EXIT_CODE = 2
 
@@ -56,6 +57,22 @@ def plain_errors() -> Iterator[None]:
         sys.exit(EXIT_CODE)
 
 
+def _unknown_key(key: str, parent: Any) -> str:
+    """For a key that the composed configuration does not have, in a node of it."""
+    place, _, name = key.rpartition(".")
+    known = [str(other) for other in parent if other != "hydra"] if parent is not None else []
+    elsewhere = []
+    if parent is not None and not place:
+        elsewhere = [f"{group}.{name}" for group in known if name in _keys(parent._get_node(group))]
+    offer = f" Did you mean {', '.join(elsewhere)}?" if elsewhere else did_you_mean(name, known)
+    message = f"{key} is not a setting.{offer} {place or 'The configuration'} has {', '.join(known)}."
+    return message + (f" Another argument of its target: +{key}=<value>." if "_target_" in known else "")
+
+
+def _keys(node: Any) -> list[str]:
+    return [str(key) for key in node] if hasattr(node, "keys") else []
+
+
 def explain(error: Exception) -> str | None:
     """What to tell a user about an error of theirs; None for an error that is not."""
     if isinstance(error, UserError):
@@ -80,13 +97,9 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, ConfigCompositionException) and isinstance(
         cause, ConfigAttributeError | ConfigKeyError
     ):
-        key, parent = cause.full_key or str(cause.key), cause.parent_node
-        known = [str(name) for name in parent] if parent is not None else []
-        place = key.rpartition(".")[0] or "The configuration"
-        return (
-            f"{key} is not a setting.{did_you_mean(key.rpartition('.')[2], known)} "
-            f"{place} has {', '.join(known)}. Another argument of its target: +{key}=<value>."
-        )
+        return _unknown_key(cause.full_key or str(cause.key), cause.parent_node)
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+        return "a group takes the name of one of its options (logger=csv logs nothing but metrics.csv)."
     if isinstance(error, CompactHydraException | OmegaConfBaseException):
         return str(error).splitlines()[0] + (f" ({cause})" if cause else "")
     return None

@@ -146,7 +146,7 @@ def read_summary(directory: Path) -> dict[str, Any]:
 
 
 def find_runs(places: Sequence[Path]) -> list[Path]:
-    """Every run directory among `places` and below them, oldest first, each once.
+    """Every run directory among `places` and below them, each once, by path within a place.
 
     Raises:
         UserError: a place that does not exist or holds no run.

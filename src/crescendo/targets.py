@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 from hydra.errors import InstantiationException
@@ -68,9 +69,26 @@ def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
     """Build what the `_target_` of the setting `key` names, from its values and `arguments`.
 
     Raises:
-        UserError: it cannot be built from these values.
+        UserError: it cannot be built from these values, or they hold one of `arguments`.
     """
-    return build_partial(node, key)(**arguments)
+    for argument in arguments:
+        if argument in node:
+            raise UserError(f"{key}.{argument} cannot be set: crescendo gives it.")
+    with users_mistakes(key):
+        return build_partial(node, key)(**arguments)
+
+
+@contextmanager
+def users_mistakes(key: str) -> Iterator[None]:
+    """What the target of the setting `key` refuses is the user's mistake, not ours."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException":
+            raise UserError(f"{key}: {error}") from error
+        raise
 
 
 def build_partial(node: Mapping[str, Any], key: str) -> Callable[..., Any]:

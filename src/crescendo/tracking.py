@@ -148,7 +148,7 @@ def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
 
 
 class StepMetrics(L.Callback):
-    """Logs the training every `every_n_steps` batches, and an epoch's line at its end.
+    """Logs the training every `every_n_steps` optimizer steps, and an epoch's line at its end.
 
     Only at those steps is anything read from the device. images_per_second counts training alone.
     """
@@ -157,12 +157,21 @@ class StepMetrics(L.Callback):
         self.curriculum, self.run, self.every_n_steps = curriculum, run, every_n_steps
         self.shown: dict[str, float] = {}  # the newest values, for the progress bar
         self._images, self._seconds = 0, 0.0
+        self._steps, self._rate = 0, 0.0
         self._epoch_sums, self._epoch_seconds = [0.0, 0.0, 0], 0.0
         self._since = self._paused = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_sums, self._epoch_seconds = [0.0, 0.0, 0], 0.0
         self._since = time.perf_counter()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._steps = trainer.global_step
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule steps before the end
 
     def on_train_batch_end(
         self,
@@ -172,8 +181,10 @@ class StepMetrics(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        last = batch_idx + 1 >= trainer.num_training_batches
-        if last or (batch_idx + 1) % self.every_n_steps == 0:
+        if trainer.global_step == self._steps:
+            return  # a part of a global batch
+        self._steps = trainer.global_step
+        if batch_idx + 1 >= trainer.num_training_batches or self._steps % self.every_n_steps == 0:
             self._read(trainer, pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -185,9 +196,7 @@ class StepMetrics(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         loss, correct, images = self._epoch_sums
-        validation = {
-            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
-        }
+        accuracy = pl_module.validation.get("val/accuracy")
         if images == 0 or not trainer.is_global_zero:
             return
         log.info(
@@ -198,11 +207,12 @@ class StepMetrics(L.Callback):
             pl_module.stage.resolution,
             loss / images,
             correct / images,
-            f"{validation['val/accuracy']:.4f}" if "val/accuracy" in validation else "-",
+            "-" if accuracy is None else f"{accuracy:.4f}",
             images / self._epoch_seconds,
         )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._read(trainer, pl_module)  # what a stop inside an epoch left
         self.run.summary["images_per_second"] = round(self._images / max(self._seconds, 1e-9), 1)
 
     def _read(self, trainer: L.Trainer, classifier: L.LightningModule) -> None:
@@ -229,7 +239,7 @@ class StepMetrics(L.Callback):
             "train/loss": self.shown["loss"],
             "train/accuracy": self.shown["accuracy"],
             "train/images_per_second": self.shown["speed"],
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._rate,
             "curriculum/stage": stage.index,
             "curriculum/resolution": stage.resolution,
             **{f"regularization/{name}": value for name, value in stage.knobs.items()},

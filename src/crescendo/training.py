@@ -10,7 +10,6 @@ from typing import Any, cast
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
@@ -29,8 +28,15 @@ from crescendo.models import load_weights
 from crescendo.models.layers import Net
 from crescendo.regularization import Regularization
 from crescendo.runs import RUN_DIRECTORY_VARIABLE, Run, best_checkpoint, new_directory, recording
-from crescendo.targets import build, build_partial, check_arguments
-from crescendo.tracking import MetricsFile, StepMetrics, finish_loggers, peak_memory_bytes, show_messages
+from crescendo.targets import build, build_partial, check_arguments, users_mistakes
+from crescendo.tracking import (
+    MetricsFile,
+    ProgressBar,
+    StepMetrics,
+    finish_loggers,
+    peak_memory_bytes,
+    show_messages,
+)
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +84,8 @@ def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         overrides: what was typed; a knob given there must have an owner in the net.
     """
     classifier = build_classifier(config)
+    with users_mistakes("optimizer"):
+        classifier.make_optimizer()
     not_applied = Regularization(**_values(config.regularization)).not_applied(classifier.net)
     _refuse_knobs_without_owner(not_applied, classifier.net.name, overrides)
     warmup_epochs = getattr(classifier.schedule, "warmup_epochs", 0)
@@ -96,7 +104,8 @@ def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         in_channels=config.data.in_channels,
         lr=config.optimizer.lr,
         batch_size=config.data.batch_size,
-        steps_per_epoch=data.steps_per_epoch,
+        steps_per_epoch=_limited(data.steps_per_epoch, config.trainer.limit_train_batches),
+        max_steps=config.trainer.max_steps,
         not_applied=not_applied,
     )
     return Experiment(data, classifier, curriculum, plan, class_names)
@@ -171,20 +180,19 @@ def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, l
 
 
 def build_trainer(config: DictConfig, run: Run, experiment: Experiment) -> L.Trainer:
-    """Lightning's Trainer with our callbacks, and loggers on rank 0."""
-    loggers: list[Logger] = [MetricsFile(run.directory)]
-    if config.logger and _is_rank_zero():
-        loggers.append(build(config.logger, "logger", run=run, config=_values(config)))
+    """Lightning's Trainer with our callbacks and metrics.csv."""
     callbacks = [
         CurriculumCallback(experiment.curriculum),
         StepMetrics(experiment.curriculum, run, config.trainer.log_every_n_steps),
         *(build(node, f"callbacks.{name}") for name, node in config.callbacks.items()),
     ]
+    if not config.trainer.enable_progress_bar:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     return build(
         config.trainer,
         "trainer",
         callbacks=callbacks,
-        logger=loggers,
+        logger=[MetricsFile(run.directory)],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.directory,
         enable_model_summary=False,
@@ -202,6 +210,9 @@ def _train(config: DictConfig, experiment: Experiment, run: Run) -> dict[str, fl
     for knob in plan.not_applied:
         log.warning("%s has no %s: not applied", plan.net, knob.replace("_", " "))
     trainer = build_trainer(config, run, experiment)
+    if config.logger and _is_rank_zero():  # last, so that nothing fails between its start and the training
+        logger = build(config.logger, "logger", run=run, config=_values(config))
+        trainer.loggers = [*trainer.loggers, logger]
     failed = True
     try:
         try:
@@ -218,7 +229,7 @@ def _train(config: DictConfig, experiment: Experiment, run: Run) -> dict[str, fl
         }
         run.summary |= {
             "metrics": metrics,
-            "best_epoch": checkpoint["epoch"],
+            "best_epoch": min(checkpoint["epoch"], config.trainer.max_epochs - 1),
             "peak_memory_bytes": peak_memory_bytes(),
         }
         failed = False
@@ -255,6 +266,11 @@ def _directory(config: DictConfig) -> Path:
     directory = directory.absolute()
     os.environ[RUN_DIRECTORY_VARIABLE] = str(directory)
     return directory
+
+
+def _limited(steps: int, limit: int | float) -> int:
+    """Steps of an epoch under trainer.limit_train_batches: a number of batches, or a share."""
+    return min(steps, limit) if isinstance(limit, int) else int(steps * limit)
 
 
 def _absolute(path: str) -> str:

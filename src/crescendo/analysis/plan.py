@@ -23,6 +23,7 @@ class Plan:
         evaluation_macs: the same at the resolution of evaluation.
         learning_rates: the highest of each stage.
         not_applied: knobs that are on and that the net has no layer for.
+        max_steps: optimizer steps after which the training stops at the latest; -1 is no bound.
     """
 
     net: str
@@ -35,6 +36,7 @@ class Plan:
     batch_size: int
     steps_per_epoch: int
     not_applied: Sequence[str]
+    max_steps: int = -1
 
     @property
     def cost(self) -> float:
@@ -54,6 +56,7 @@ def make_plan(
     batch_size: int,
     steps_per_epoch: int,
     not_applied: Sequence[str],
+    max_steps: int = -1,
 ) -> Plan:
     """Plan a training. Nothing is computed with numbers: nets are counted on the meta device."""
     stages = curriculum.plan
@@ -71,6 +74,7 @@ def make_plan(
         learning_rates=tuple(lr * _peak(schedule, stage, curriculum.epochs) for stage in stages),
         batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
+        max_steps=max_steps,
         not_applied=tuple(not_applied),
     )
 
@@ -137,6 +141,8 @@ def show_plan(plan: Plan) -> RenderableType:
         f"evaluated at {plan.evaluation_resolution} px",
         f"{plan.cost:.2f} of the MACs of curriculum=constant",
     ]
+    if plan.max_steps > 0:
+        lines.append(f"stops after {plan.max_steps} steps: trainer.max_steps")
     lines += [f"{plan.net} has no {name.replace('_', ' ')}: not applied" for name in plan.not_applied]
     return Group(table, *(Text(line) for line in lines))
 
