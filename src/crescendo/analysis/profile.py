@@ -183,8 +183,7 @@ class _Shares:
 
     @contextmanager
     def follow(self, total: Callable[[], int]) -> Iterator[None]:
-        """While the net runs inside. A child that is not called itself has the sum of its children."""
-        children = {child: list(child.children()) for child in self.net.children()}
+        """While the net runs inside. What is not called itself has the sum of its children."""
         starts: dict[nn.Module, int] = {}
 
         def enter(module: nn.Module, arguments: Any) -> None:
@@ -196,7 +195,7 @@ class _Shares:
                 self.outputs[module] = tuple(output.shape[1:])
 
         handles = []
-        for module in {self.net, *children, *(inner for parts in children.values() for inner in parts)}:
+        for module in self.net.modules():
             handles.append(module.register_forward_pre_hook(enter))
             handles.append(module.register_forward_hook(leave))
         try:
@@ -204,11 +203,16 @@ class _Shares:
         finally:
             for handle in handles:
                 handle.remove()
-        for child, parts in children.items():
-            if child not in self.totals:
-                self.totals[child] = sum(self.totals.get(inner, 0) for inner in parts)
-                if parts and parts[-1] in self.outputs:
-                    self.outputs[child] = self.outputs[parts[-1]]
+        self._complete(self.net)
+
+    def _complete(self, module: nn.Module) -> int:
+        children = list(module.children())
+        below = sum([self._complete(child) for child in children])
+        if module not in self.totals:
+            self.totals[module] = below
+            if children and children[-1] in self.outputs:
+                self.outputs[module] = self.outputs[children[-1]]
+        return self.totals[module]
 
 
 def _parts_of(name: str, child: nn.Module) -> Iterator[tuple[str, nn.Module]]:

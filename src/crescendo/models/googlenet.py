@@ -158,13 +158,17 @@ class GoogLeNet(Net):
 
     def forward(self, x: Tensor) -> Tensor | WithAuxiliary:
         """x [N, C, H, W] -> [N, 512, H/16, W/16] -> [N, 528, ...] -> [N, 1024, H/32, W/32] -> logits."""
-        at_4a = self.stages[0](self.stem(x))
-        at_4d = self.stages[1](at_4a)
-        logits = self.head(self.pool(self.stages[2](at_4d)).flatten(1))
+        x, ends = self.stem(x), []
+        for stage in self.stages:
+            for module in stage.children():  # as one call a stage would hold its input to its end
+                x = module(x)
+            if self.training:
+                ends.append(x)
+        logits = self.head(self.pool(x).flatten(1))
         if not self.training:
             return logits
-        first, second = self.auxiliary
-        return WithAuxiliary(logits, (first(at_4a), second(at_4d)), AUXILIARY_WEIGHT)
+        auxiliary = tuple(head(end) for head, end in zip(self.auxiliary, ends[:2], strict=True))
+        return WithAuxiliary(logits, auxiliary, AUXILIARY_WEIGHT)
 
 
 def initialize_googlenet(net: GoogLeNet) -> None:
