@@ -162,7 +162,11 @@ def test_initial_weights_have_variance_one_over_fan_in(nets):
 
 def test_training_starts_near_the_logarithm_of_the_classes():
     torch.manual_seed(0)
-    output = create_model("googlenet", num_classes=1000)(images("googlenet", count=8))
+    net = create_model("googlenet", num_classes=1000)
+    for layer in net.modules():
+        if isinstance(layer, nn.Dropout):  # at 0.7 it would add up to 1.4 to the loss, by the draw
+            layer.eval()
+    output = net(images("googlenet", count=8))
     for logits in (output.logits, *output.auxiliary):
         assert nn.functional.cross_entropy(logits, torch.arange(8)).item() == pytest.approx(6.9, abs=0.8)
 

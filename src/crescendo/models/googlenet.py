@@ -158,17 +158,14 @@ class GoogLeNet(Net):
 
     def forward(self, x: Tensor) -> Tensor | WithAuxiliary:
         """x [N, C, H, W] -> [N, 512, H/16, W/16] -> [N, 528, ...] -> [N, 1024, H/32, W/32] -> logits."""
-        x, ends = self.stem(x), []
-        for stage in self.stages:
+        x, auxiliary = self.stem(x), []
+        for index, stage in enumerate(self.stages):
             for module in stage.children():  # as one call a stage would hold its input to its end
                 x = module(x)
-            if self.training:
-                ends.append(x)
+            if self.training and index < len(self.auxiliary):  # here, so that backward frees 5b first
+                auxiliary.append(self.auxiliary[index](x))
         logits = self.head(self.pool(x).flatten(1))
-        if not self.training:
-            return logits
-        auxiliary = tuple(head(end) for head, end in zip(self.auxiliary, ends[:2], strict=True))
-        return WithAuxiliary(logits, auxiliary, AUXILIARY_WEIGHT)
+        return WithAuxiliary(logits, tuple(auxiliary), AUXILIARY_WEIGHT) if self.training else logits
 
 
 def initialize_googlenet(net: GoogLeNet) -> None:
