@@ -36,6 +36,11 @@ def small(name: str) -> Net:
         scale = {"width": 0.25, "depth": 0.5}
     net = create_model(name, num_classes=10, in_channels=3, **scale)
     set_drop_path(net, 0.1)
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    with torch.no_grad():
+        net(images(net))  # with statistics of no images, 1,202 layers overflow in eval mode
     return net
 
 
@@ -79,7 +84,8 @@ def test_compiles_for_inference_without_a_graph_break(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", INDUCTOR)
-def test_inductor_gives_the_same_logits_and_gradients(name):
+def test_inductor_gives_the_same_logits_and_gradients(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # a killed run leaves broken files
     net = small(name)
     x = images(net, 64)
     # Random numbers as eager draws them, so that the same features are dropped.
