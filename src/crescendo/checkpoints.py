@@ -33,6 +33,12 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+def clean_partials(run: Path) -> None:
+    """Delete what a kill left half written in a run directory."""
+    for partial in (*run.glob(".*.partial"), *(run / "checkpoints").glob(".*.partial")):
+        partial.unlink()
+
+
 class BestCheckpoint(ModelCheckpoint):
     """best.ckpt and last.ckpt in the run directory's checkpoints/.
 

@@ -184,6 +184,8 @@ class Settings(Group):
     weights: str | None
     channels_last: bool
     plan: bool
+    resume: str | None = None
+    resume_override: bool = False
 
 
 def validate(config: DictConfig) -> None:

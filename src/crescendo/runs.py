@@ -6,6 +6,7 @@ runs/<name>/<date>_<time>_<short id>/
   summary.json
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from yaml import YAMLError
 from crescendo.errors import UserError, no_directory
 
 RUN_DIRECTORY_VARIABLE = "CRESCENDO_RUN_DIRECTORY"  # tells the other ranks where rank 0 writes
+LOCK = ".lock"  # in the run directory, held while the run goes on
 TRACEBACK_LOGGER = "crescendo.traceback"  # goes to train.log, not to the console
 PACKAGES = ("crescendo", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 SUMMARY = (
@@ -68,6 +70,34 @@ def new_directory(parent: Path) -> Path:
     return directory
 
 
+def is_held(directory: Path) -> bool:
+    """Whether a living process writes to this run; whatever ends a process, its hold ends with it."""
+    path = directory / LOCK
+    if not path.exists():
+        return False
+    with path.open("r+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+@contextmanager
+def _holding(directory: Path) -> Iterator[None]:
+    """Hold a run: a record lock, which forked workers do not inherit."""
+    path = directory / LOCK
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{directory} is held by a living process: wait for it, or stop it.") from error
+        try:
+            yield
+        finally:
+            path.unlink()
+
+
 @contextmanager
 def recording(
     directory: Path, config: DictConfig, overrides: Sequence[str], *, rank_zero: bool
@@ -80,8 +110,15 @@ def recording(
     if not rank_zero:
         yield run
         return
-    OmegaConf.save(config, directory / "config.yaml", resolve=True)
-    OmegaConf.save(OmegaConf.create(list(overrides)), directory / "overrides.yaml")
+    with _holding(directory):
+        yield from _record(run, config, overrides)
+
+
+def _record(run: Run, config: DictConfig, overrides: Sequence[str]) -> Iterator[Run]:
+    directory = run.directory
+    _write(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    if config.get("resume") is None:
+        _write(directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
     handler = logging.FileHandler(directory / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     roots = [logging.getLogger(name) for name in ("crescendo", "lightning.pytorch", "py.warnings")]
@@ -110,9 +147,13 @@ def recording(
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
     """Write summary.json, whole or not at all."""
-    partial = directory / ".summary.json.partial"
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, directory / "summary.json")
+    _write(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def read_config(directory: Path) -> DictConfig:

@@ -8,6 +8,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -48,14 +49,17 @@ def show_messages() -> None:
 class MetricsFile(Logger):
     """metrics.csv of the run directory: one row a logged step, columns as they first appear.
 
-    When a column is new the file is written anew with it; else rows are appended.
+    When a column is new the file is written anew with it; else rows are appended. Of a file that is
+    there already, the rows of steps from `before_step` on are cut off: they are trained again.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, before_step: int = 0) -> None:
         super().__init__()
         self.path = directory / "metrics.csv"
         self._columns: list[str] = []
         self._rows: list[dict[str, Any]] = []
+        if self.path.exists():
+            self._cut(before_step)
 
     @property
     def name(self) -> str:
@@ -74,17 +78,34 @@ class MetricsFile(Logger):
         """Nothing: the configuration is config.yaml."""
 
     @rank_zero_only
+    def _cut(self, before_step: int) -> None:
+        with self.path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["step"] and None not in row.values()]
+        self._rows = [row for row in rows if int(row["step"]) < before_step]
+        self._columns = [key for key in (rows[0] if rows else ()) if any(row[key] for row in self._rows)]
+        self._rows = [{key: row[key] for key in self._columns} for row in self._rows]
+        self._write()
+
+    def _write(self) -> None:
+        """Whole or not at all."""
+        partial = self.path.with_name(".metrics.csv.partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        partial.replace(self.path)
+
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {"step": step, **metrics}
         new = [column for column in row if column not in self._columns]
         self._rows.append(row)
         self._columns += new
-        rows, mode = (self._rows, "w") if new else ([row], "a")
-        with self.path.open(mode, newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+        if new:
+            self._write()
+            return
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
 
 
 def weights_and_biases(
@@ -99,6 +120,8 @@ def weights_and_biases(
     wandb.setup(wandb.Settings(silent=True))
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if _server_answers(wandb) else "offline")
     experiment = wandb.init(
+        id=_wandb_id(run.directory),
+        resume="allow",
         name=run.directory.name,
         project=project,
         entity=entity,
@@ -113,6 +136,11 @@ def weights_and_biases(
     if mode == "offline":
         log.info("W&B is offline. To upload later: wandb sync %s", Path(experiment.dir).parent)
     return WandbLogger(experiment=experiment)
+
+
+def _wandb_id(directory: Path) -> str:
+    """The same for a run and its resumption; W&B's ids are short and plain."""
+    return blake2b("/".join(directory.parts[-2:]).encode(), digest_size=8).hexdigest()
 
 
 def _server_answers(wandb: Any) -> bool:

@@ -16,7 +16,7 @@ from rich import get_console
 
 from crescendo.analysis.plan import Plan, check_net_follows, make_plan, show_plan
 from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
-from crescendo.checkpoints import AtomicCheckpointIO, load_checkpoint
+from crescendo.checkpoints import AtomicCheckpointIO, clean_partials, load_checkpoint
 from crescendo.classifier import ImageClassifier
 from crescendo.config import validate
 from crescendo.curriculum.callback import CurriculumCallback
@@ -27,6 +27,7 @@ from crescendo.errors import UserError
 from crescendo.models import load_weights
 from crescendo.models.layers import Net
 from crescendo.regularization import Regularization
+from crescendo.resume import find_run, resumed_config
 from crescendo.runs import RUN_DIRECTORY_VARIABLE, Run, best_checkpoint, new_directory, recording
 from crescendo.targets import build, build_partial, check_arguments, users_mistakes
 from crescendo.tracking import (
@@ -60,6 +61,10 @@ def run(config: DictConfig) -> dict[str, float]:
     """
     overrides = _overrides()
     validate(config)
+    if config.resume is not None:
+        directory = _told_directory() or find_run(config)
+        config = resumed_config(config, overrides, directory)
+        validate(config)
     check_arguments(config)
     show_messages()
     if config.data.get("root"):
@@ -179,8 +184,12 @@ def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, l
     return data, [str(name) for name in names]
 
 
-def build_trainer(config: DictConfig, run: Run, experiment: Experiment) -> L.Trainer:
-    """Lightning's Trainer with our callbacks and metrics.csv."""
+def build_trainer(config: DictConfig, run: Run, experiment: Experiment, first_step: int = 0) -> L.Trainer:
+    """Lightning's Trainer with our callbacks and metrics.csv.
+
+    Args:
+        first_step: where the training begins; metrics.csv keeps what was logged before it.
+    """
     callbacks = [
         CurriculumCallback(experiment.curriculum),
         StepMetrics(experiment.curriculum, run, config.trainer.log_every_n_steps),
@@ -192,7 +201,7 @@ def build_trainer(config: DictConfig, run: Run, experiment: Experiment) -> L.Tra
         config.trainer,
         "trainer",
         callbacks=callbacks,
-        logger=[MetricsFile(run.directory)],
+        logger=[MetricsFile(run.directory, before_step=first_step)],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.directory,
         enable_model_summary=False,
@@ -209,14 +218,22 @@ def _train(config: DictConfig, experiment: Experiment, run: Run) -> dict[str, fl
     }
     for knob in plan.not_applied:
         log.warning("%s has no %s: not applied", plan.net, knob.replace("_", " "))
-    trainer = build_trainer(config, run, experiment)
+    checkpoint_path = run.directory / "checkpoints" / "last.ckpt"
+    resumed = checkpoint_path.is_file()
+    first_step = load_checkpoint(checkpoint_path)["global_step"] if resumed else 0
+    if config.resume is not None:
+        clean_partials(run.directory)
+        log.info("resumed: %s goes on after step %d", run.directory, first_step)
+    trainer = build_trainer(config, run, experiment, first_step)
     if config.logger and _is_rank_zero():  # last, so that nothing fails between its start and the training
         logger = build(config.logger, "logger", run=run, config=_values(config))
         trainer.loggers = [*trainer.loggers, logger]
     failed = True
     try:
         try:
-            trainer.fit(experiment.classifier, experiment.data)
+            trainer.fit(
+                experiment.classifier, experiment.data, ckpt_path=checkpoint_path if resumed else None
+            )
         except SystemExit:
             if trainer.interrupted:  # Lightning turns a KeyboardInterrupt into exit code 1
                 raise KeyboardInterrupt from None
@@ -256,16 +273,24 @@ def _refuse_knobs_without_owner(knobs: Sequence[str], net: str, overrides: Seque
 
 def _directory(config: DictConfig) -> Path:
     """Where this run writes: rank 0 makes the directory, and tells the ranks that it starts."""
-    told = os.environ.get(RUN_DIRECTORY_VARIABLE)
-    if told and not _is_rank_zero():
-        return Path(told)
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    told = _told_directory()
+    if told is not None:
+        return told
+    if config.resume is not None:
+        directory = Path(config.resume)
+    elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         directory = Path(HydraConfig.get().runtime.output_dir)
     else:
         directory = new_directory(Path(config.runs_dir) / config.name)
     directory = directory.absolute()
     os.environ[RUN_DIRECTORY_VARIABLE] = str(directory)
     return directory
+
+
+def _told_directory() -> Path | None:
+    """The directory that rank 0 told this rank."""
+    told = os.environ.get(RUN_DIRECTORY_VARIABLE)
+    return Path(told) if told and not _is_rank_zero() else None
 
 
 def _limited(steps: int, limit: int | float) -> int:

@@ -98,11 +98,22 @@ class ImageData(L.LightningDataModule):
         self.curriculum, self.seed = curriculum, seed
         self.batch_size, self.eval_batch_size, self.parts = batch_size, eval_batch_size, parts
         self.num_workers = num_workers
+        self._first_epoch = 0
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch, the same on any number of devices."""
         return len(self.training) // self.batch_size
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch that a resumed training begins with."""
+        assert self.trainer is not None
+        current: Any = self.trainer.fit_loop.epoch_progress.current  # typed without its `processed`
+        return {"epoch": current.processed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Lightning makes the loader's iterator, and workers fetch ahead, before it sets the epoch."""
+        self._first_epoch = state_dict["epoch"]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         rank, ranks = self._rank()
@@ -120,6 +131,7 @@ class ImageData(L.LightningDataModule):
             rank=rank,
             ranks=ranks,
         )
+        sampler.set_epoch(self._first_epoch)
         return self._loader(self.training, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:

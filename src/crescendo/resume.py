@@ -1,0 +1,114 @@
+"""Going on with a run that was interrupted: which run, under which configuration.
+
+A resumed run has its own configuration, whatever the defaults are by now; only what is typed beside
+`resume=` is compared with it.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from crescendo.errors import UserError
+from crescendo.runs import find_runs, is_held, read_config, read_summary
+from crescendo.targets import resolved
+
+# What may differ from the run's own configuration: it changes what is seen or where, not what is trained.
+FREE = (
+    "callbacks.progress",
+    "data.class_names",
+    "data.num_workers",
+    "data.root",
+    "logger",
+    "name",
+    "plan",
+    "resume",
+    "resume_override",
+    "runs_dir",
+    "trainer.enable_progress_bar",
+)
+
+log = logging.getLogger(__name__)
+
+
+def find_run(config: DictConfig) -> Path:
+    """The directory of the run that `resume` names; `auto` is the newest unfinished one of `name`.
+
+    Raises:
+        UserError: it is no run, it is finished, or a living process holds it; or `auto` finds none.
+    """
+    if config.resume == "auto":
+        return _newest_unfinished(Path(config.runs_dir) / config.name)
+    directory = Path(config.resume).expanduser().absolute()
+    read_config(directory)  # refuses what is no run
+    if read_summary(directory)["status"] == "finished":
+        raise UserError(f"{directory} is finished: there is nothing to resume.")
+    if is_held(directory):
+        raise UserError(f"{directory} is held by a living process: wait for it, or stop it.")
+    return directory
+
+
+def _newest_unfinished(place: Path) -> Path:
+    runs = find_runs([place]) if place.is_dir() and any(place.rglob("config.yaml")) else []
+    for directory in sorted(runs, key=lambda run: (run / "config.yaml").stat().st_mtime, reverse=True):
+        if read_summary(directory)["status"] != "finished" and not is_held(directory):
+            return directory
+    raise UserError(
+        f"resume=auto: {place.absolute()} has no unfinished run ({len(runs)} finished or running)."
+    )
+
+
+def resumed_config(config: DictConfig, overrides: Sequence[str], directory: Path) -> DictConfig:
+    """The run's own configuration, with what was typed and is free to differ.
+
+    Args:
+        config: as composed from what was typed; `resume_override` lets everything typed through.
+        overrides: what was typed.
+
+    Raises:
+        UserError: something typed would change the training; each difference is shown.
+    """
+    theirs = read_config(directory)
+    typed = _typed(config, overrides)
+    given, own = (dict(_leaves(resolved(each))) for each in (config, theirs))
+    differences = {
+        key: f"{key}: {own.get(key)!r} in the run, {given.get(key)!r} was given"
+        for key in sorted(given.keys() | own.keys())
+        if _within(key, typed) and not _within(key, FREE) and given.get(key) != own.get(key)
+    }
+    if differences and not config.resume_override:
+        raise UserError(
+            f"{directory} cannot be resumed with another configuration:\n  "
+            + "\n  ".join(differences.values())
+            + "\nLeave these out, or add resume_override=true to go on with them."
+        )
+    for difference in differences.values():
+        log.warning("resumed with another configuration: %s", difference)
+    for key in typed:
+        if differences or _within(key, FREE):
+            OmegaConf.update(theirs, key, OmegaConf.select(config, key), merge=False, force_add=True)
+    theirs.resume, theirs.plan = str(directory), config.plan
+    return theirs
+
+
+def _typed(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """The settings that were typed; an option that sets others, such as experiment=, stands for all."""
+    keys = [override.split("=")[0].lstrip("+~").split("@")[0] for override in overrides]
+    missing = object()
+    if any(OmegaConf.select(config, key, default=missing) is missing for key in keys):
+        return [str(key) for key in config]
+    return keys
+
+
+def _within(key: str, places: Sequence[str]) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in places)
+
+
+def _leaves(values: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", value
