@@ -28,6 +28,7 @@ from yaml import YAMLError
 from crescendo.errors import UserError, no_directory
 
 RUN_DIRECTORY_VARIABLE = "CRESCENDO_RUN_DIRECTORY"  # tells the other ranks where rank 0 writes
+JOB_DIRECTORY_VARIABLE = "CRESCENDO_JOB_DIRECTORY"  # tells a sweep's job where it writes
 TRACEBACK_LOGGER = "crescendo.traceback"  # goes to train.log, not to the console
 PACKAGES = ("crescendo", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 SUMMARY = (
@@ -110,9 +111,14 @@ def recording(
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
     """Write summary.json, whole or not at all."""
-    partial = directory / ".summary.json.partial"
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, directory / "summary.json")
+    write_whole(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def read_config(directory: Path) -> DictConfig:
