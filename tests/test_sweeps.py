@@ -14,7 +14,7 @@ import yaml
 from commands import REPOSITORY, TINY, crescendo, train
 from omegaconf import OmegaConf
 
-import crescendo.resolvers  # noqa: F401  # what conf/ interpolates
+import crescendo.resolvers  # what conf/ interpolates
 from crescendo.errors import UserError
 from crescendo.sweeps import Sweep, _locked, quoted
 
@@ -104,6 +104,25 @@ def test_six_jobs_on_one_and_two_devices_killed_and_resumed(tmp_path):
     assert samples == dict.fromkeys("0235", 40)  # each test image once, for one device and two
     assert OmegaConf.load(sweep / "5" / "config.yaml").trainer.devices == 2
     assert yaml.safe_load((sweep / "5" / "overrides.yaml").read_text())[0] == "trainer.devices=2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_jobs_beside_each_other(launcher, tmp_path):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    place = tmp_path / "a space"
+    place.mkdir()
+    swept = (f"hydra/launcher={launcher}", "trainer.devices=1,2", "model=lenet5,lenet5_modern")
+    result = train("-m", *swept, *QUICK[:3], *QUICK[4:], cwd=place)
+    assert result.returncode == 2
+    assert "error: 2 of 4 jobs are not finished." in result.stderr
+    (record,) = place.rglob("sweep.yaml")
+    assert statuses(record.parent) == ["failed", "finished", "failed", "finished"]
+    again = crescendo("sweep", "resume", str(record.parent), cwd=tmp_path)
+    assert again.returncode == 2
+    assert sorted(path.name for path in record.parent.iterdir() if path.name[0] != ".") == [
+        *("0", "0.failed-1", "1", "2", "2.failed-1", "3", "sweep.yaml")
+    ]
 
 
 def test_a_signal_ends_the_job_and_the_sweep(tmp_path):

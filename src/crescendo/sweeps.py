@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -184,7 +185,7 @@ class Sweep:
             [
                 f"{len(jobs)} of {len(self.jobs)} jobs are not finished.",
                 *lines,
-                f"To run what is missing: crescendo sweep resume {self.directory}",
+                f"To run what is missing: crescendo sweep resume {shlex.quote(str(self.directory))}",
             ]
         )
 
