@@ -7,7 +7,6 @@ python train.py --help                                    every group and settin
 """
 
 import os
-from contextlib import nullcontext
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,8 +19,12 @@ from crescendo.errors import plain_errors
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> None:
-    # One job's mistake must not end a sweep: Hydra notes it, goes on, and raises it in the end.
-    with nullcontext() if HydraConfig.get().mode == RunMode.MULTIRUN else plain_errors():
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from crescendo.sweeps import run_job
+
+        run_job(os.path.abspath(__file__))  # a process for each job: DDP and W&B start afresh
+        return
+    with plain_errors():
         from crescendo.config import validate
 
         validate(config)  # a bad value stops here, before torch and Lightning are imported

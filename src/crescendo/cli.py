@@ -18,6 +18,10 @@ app = typer.Typer(
     help="Look at nets and runs. To train: python train.py --help",
 )
 
+sweep = typer.Typer(no_args_is_help=True, help="Look at a sweep, or go on with it.")
+app.add_typer(sweep, name="sweep")
+
+SweepDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="A sweep directory.")]
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, gpu or another Lightning accelerator.")]
@@ -162,6 +166,24 @@ def compare(
     from crescendo.runs import find_runs
 
     get_console().print(show_comparison(compare_runs(find_runs(runs))))
+
+
+@sweep.command()
+def status(directory: SweepDirectory) -> None:
+    """Show the jobs of a sweep: overrides, status, test accuracy, seconds."""
+    from rich import get_console
+
+    from crescendo.sweeps import Sweep, show_sweep
+
+    get_console().print(show_sweep(Sweep.read(directory)))
+
+
+@sweep.command()
+def resume(directory: SweepDirectory) -> None:
+    """Run the jobs of a sweep that are missing, failed or interrupted."""
+    from crescendo.sweeps import Sweep
+
+    Sweep.read(directory).resume()
 
 
 def main() -> None:

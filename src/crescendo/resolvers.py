@@ -3,7 +3,6 @@
 ${choice:model}                 the option chosen for a group, in a job as in a sweep
 ${class_directories:<root>}     how many classes a tree of class directories has
 ${short_id:}                    four hexadecimal digits
-${once:<name>,<value>}          the first value of that name in this process, for all jobs of a sweep
 """
 
 import secrets
@@ -24,9 +23,6 @@ def _count_classes(root: str) -> int:
     return len(class_directories(root))
 
 
-_first: dict[str, str] = {}
-
 OmegaConf.register_new_resolver("choice", _choice, replace=True)
 OmegaConf.register_new_resolver("class_directories", _count_classes, replace=True)
 OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(2), replace=True)
-OmegaConf.register_new_resolver("once", lambda name, value: _first.setdefault(name, value), replace=True)

@@ -30,6 +30,7 @@ from crescendo.errors import UserError, no_directory
 
 RUN_DIRECTORY_VARIABLE = "CRESCENDO_RUN_DIRECTORY"  # tells the other ranks where rank 0 writes
 LOCK = ".lock"  # in the run directory, held while the run goes on
+JOB_DIRECTORY_VARIABLE = "CRESCENDO_JOB_DIRECTORY"  # tells a sweep's job where it writes
 TRACEBACK_LOGGER = "crescendo.traceback"  # goes to train.log, not to the console
 PACKAGES = ("crescendo", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 SUMMARY = (
@@ -116,9 +117,9 @@ def recording(
 
 def _record(run: Run, config: DictConfig, overrides: Sequence[str]) -> Iterator[Run]:
     directory = run.directory
-    _write(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write_whole(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     if config.get("resume") is None:
-        _write(directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+        write_whole(directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
     handler = logging.FileHandler(directory / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     roots = [logging.getLogger(name) for name in ("crescendo", "lightning.pytorch", "py.warnings")]
@@ -147,10 +148,11 @@ def _record(run: Run, config: DictConfig, overrides: Sequence[str]) -> Iterator[
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
     """Write summary.json, whole or not at all."""
-    _write(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_whole(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

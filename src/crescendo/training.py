@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
@@ -28,7 +27,14 @@ from crescendo.models import load_weights
 from crescendo.models.layers import Net
 from crescendo.regularization import Regularization
 from crescendo.resume import find_run, resumed_config
-from crescendo.runs import RUN_DIRECTORY_VARIABLE, Run, best_checkpoint, new_directory, recording
+from crescendo.runs import (
+    JOB_DIRECTORY_VARIABLE,
+    RUN_DIRECTORY_VARIABLE,
+    Run,
+    best_checkpoint,
+    new_directory,
+    recording,
+)
 from crescendo.targets import build, build_partial, check_arguments, users_mistakes
 from crescendo.tracking import (
     MetricsFile,
@@ -276,12 +282,11 @@ def _directory(config: DictConfig) -> Path:
     told = _told_directory()
     if told is not None:
         return told
+    job = os.environ.pop(JOB_DIRECTORY_VARIABLE, None)
     if config.resume is not None:
         directory = Path(config.resume)
-    elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        directory = Path(HydraConfig.get().runtime.output_dir)
     else:
-        directory = new_directory(Path(config.runs_dir) / config.name)
+        directory = Path(job) if job else new_directory(Path(config.runs_dir) / config.name)
     directory = directory.absolute()
     os.environ[RUN_DIRECTORY_VARIABLE] = str(directory)
     return directory
