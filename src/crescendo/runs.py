@@ -59,7 +59,11 @@ class Run:
 def new_directory(parent: Path) -> Path:
     """Make <parent>/<date>_<time>_<short id>; two runs of one second get two directories."""
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    directory = parent / f"{stamp}_{secrets.token_hex(2)}"
+    return make_directory(parent / f"{stamp}_{secrets.token_hex(2)}")
+
+
+def make_directory(directory: Path) -> Path:
+    """Make a run directory, which must not be there."""
     try:
         directory.mkdir(parents=True)
     except OSError as error:

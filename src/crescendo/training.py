@@ -25,13 +25,13 @@ from crescendo.data.sources import Sets
 from crescendo.errors import UserError
 from crescendo.models import load_weights
 from crescendo.models.layers import Net
+from crescendo.ranks import shared_directory
 from crescendo.regularization import Regularization
 from crescendo.runs import (
     JOB_DIRECTORY_VARIABLE,
     RUN_DIRECTORY_VARIABLE,
     Run,
     best_checkpoint,
-    new_directory,
     recording,
 )
 from crescendo.targets import build, build_partial, check_arguments, users_mistakes
@@ -266,7 +266,8 @@ def _directory(config: DictConfig) -> Path:
     if told and not _is_rank_zero():
         return Path(told)
     job = os.environ.pop(JOB_DIRECTORY_VARIABLE, None)
-    directory = Path(job) if job else new_directory(Path(config.runs_dir) / config.name)
+    parent = Path(config.runs_dir) / config.name
+    directory = Path(job) if job else shared_directory(parent, rank_zero=_is_rank_zero())
     directory = directory.absolute()
     os.environ[RUN_DIRECTORY_VARIABLE] = str(directory)
     return directory
