@@ -9,6 +9,7 @@ runs/<name>/<date>_<time>_<short id>/
 import json
 import logging
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from crescendo.errors import UserError, no_directory
 RUN_DIRECTORY_VARIABLE = "CRESCENDO_RUN_DIRECTORY"  # tells the other ranks where rank 0 writes
 JOB_DIRECTORY_VARIABLE = "CRESCENDO_JOB_DIRECTORY"  # tells a sweep's job where it writes
 TRACEBACK_LOGGER = "crescendo.traceback"  # goes to train.log, not to the console
+EARLIER_ATTEMPT = re.compile(r"^\d+\.(failed|interrupted)-\d+$")  # of a sweep's job that ran again
 PACKAGES = ("crescendo", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 SUMMARY = (
     "status",  # finished, failed or interrupted
@@ -158,6 +160,8 @@ def read_summary(directory: Path) -> dict[str, Any]:
 def find_runs(places: Sequence[Path]) -> list[Path]:
     """Every run directory among `places` and below them, each once, by path within a place.
 
+    An earlier attempt of a sweep's job is found only where it is a place itself.
+
     Raises:
         UserError: a place that does not exist or holds no run.
     """
@@ -167,6 +171,7 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
             raise no_directory(place)
         configs = sorted(place.rglob("config.yaml"))
         directories = [path.parent for path in configs if (path.parent / "overrides.yaml").exists()]
+        directories = [path for path in directories if path == place or not EARLIER_ATTEMPT.search(path.name)]
         if not directories:
             raise UserError(f"{place} holds no run: no config.yaml with an overrides.yaml beside it.")
         found |= dict.fromkeys(directory.resolve() for directory in directories)
