@@ -67,6 +67,14 @@ def test_runs_are_found_at_any_depth_each_once(tmp_path):
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a", "b/0", "b/1"]
 
 
+def test_an_earlier_attempt_of_a_job_is_no_run_beside_it(tmp_path):
+    for name in ("0", "0.failed-1", "0.interrupted-1"):
+        (tmp_path / name).mkdir()
+        record(tmp_path / name)
+    assert runs.find_runs([tmp_path]) == [tmp_path / "0"]
+    assert runs.find_runs([tmp_path / "0.failed-1"]) == [tmp_path / "0.failed-1"]
+
+
 def test_what_is_no_run_is_refused_by_name(tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match=r"rnu is not a directory\. Did you mean run"):

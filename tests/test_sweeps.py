@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import REPOSITORY, TINY, crescendo, train
+from commands import REPOSITORY, TINY, command, crescendo, only_run, train
 from omegaconf import OmegaConf
 
 from crescendo import resolvers  # noqa: F401  # what conf/ interpolates
 from crescendo.errors import UserError
+from crescendo.ranks import shared_directory
 from crescendo.sweeps import Sweep, _locked, quoted
 
 QUICK = (*TINY, "trainer.max_steps=2", "logger=csv", "trainer.enable_progress_bar=false")
@@ -125,6 +126,25 @@ def test_jobs_beside_each_other(launcher, tmp_path):
     ]
 
 
+def test_torchrun_leaves_one_directory(tmp_path):
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+    result = command(*torchrun, str(REPOSITORY / "train.py"), "trainer.devices=2", *QUICK, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run = only_run(tmp_path)
+    assert list(run.parent.iterdir()) == [run]
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+
+
+def test_ranks_of_srun_agree_on_a_directory(tmp_path, monkeypatch):
+    for name, value in {"NTASKS": "2", "JOB_ID": "7", "STEP_ID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    directory = shared_directory(tmp_path, rank_zero=True)
+    assert directory.is_dir()
+    assert shared_directory(tmp_path, rank_zero=False) == directory
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # requeued: nothing is written over
+    assert shared_directory(tmp_path, rank_zero=True) != directory
+
+
 def test_a_signal_ends_the_job_and_the_sweep(tmp_path):
     process, sweep = start("-m", "seed=1,2", *TINY, "trainer.max_epochs=10000", "logger=csv", cwd=tmp_path)
     until(lambda: list(sweep.rglob("last.ckpt")), 120)
@@ -204,7 +224,8 @@ def test_status_shows_every_job(tmp_path):
         ("a: [", "sweep.yaml cannot be read"),
         ("jobs: []", "sweep.yaml cannot be read"),
         ("{command: [python, train.py], cwd: ., jobs: [1]}", "is not the record of a crescendo sweep"),
-        ("{command: [gone, train.py], cwd: ., jobs: [[]]}", "was started with gone"),
+        ("{command: [python, gone/train.py], cwd: ., jobs: [[]]}", "was started with gone/train.py"),
+        ("{command: [python, /bin/sh], cwd: /, jobs: [[]]}", "Only a project's train.py is run"),
     ],
 )
 def test_what_cannot_be_resumed_is_refused(tmp_path, content, message):

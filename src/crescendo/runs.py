@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -32,6 +33,7 @@ RUN_DIRECTORY_VARIABLE = "CRESCENDO_RUN_DIRECTORY"  # tells the other ranks wher
 LOCK = ".lock"  # in the run directory, held while the run goes on
 JOB_DIRECTORY_VARIABLE = "CRESCENDO_JOB_DIRECTORY"  # tells a sweep's job where it writes
 TRACEBACK_LOGGER = "crescendo.traceback"  # goes to train.log, not to the console
+EARLIER_ATTEMPT = re.compile(r"^\d+\.(failed|interrupted)-\d+$")  # of a sweep's job that ran again
 PACKAGES = ("crescendo", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 SUMMARY = (
     "status",  # finished, failed or interrupted
@@ -61,7 +63,11 @@ class Run:
 def new_directory(parent: Path) -> Path:
     """Make <parent>/<date>_<time>_<short id>; two runs of one second get two directories."""
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    directory = parent / f"{stamp}_{secrets.token_hex(2)}"
+    return make_directory(parent / f"{stamp}_{secrets.token_hex(2)}")
+
+
+def make_directory(directory: Path) -> Path:
+    """Make a run directory, which must not be there."""
     try:
         directory.mkdir(parents=True)
     except OSError as error:
@@ -191,6 +197,8 @@ def read_summary(directory: Path) -> dict[str, Any]:
 def find_runs(places: Sequence[Path]) -> list[Path]:
     """Every run directory among `places` and below them, each once, by path within a place.
 
+    An earlier attempt of a sweep's job is found only where it is a place itself.
+
     Raises:
         UserError: a place that does not exist or holds no run.
     """
@@ -200,6 +208,7 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
             raise no_directory(place)
         configs = sorted(place.rglob("config.yaml"))
         directories = [path.parent for path in configs if (path.parent / "overrides.yaml").exists()]
+        directories = [path for path in directories if path == place or not EARLIER_ATTEMPT.search(path.name)]
         if not directories:
             raise UserError(f"{place} holds no run: no config.yaml with an overrides.yaml beside it.")
         found |= dict.fromkeys(directory.resolve() for directory in directories)

@@ -25,6 +25,7 @@ from crescendo.data.sources import Sets
 from crescendo.errors import UserError
 from crescendo.models import load_weights
 from crescendo.models.layers import Net
+from crescendo.ranks import shared_directory
 from crescendo.regularization import Regularization
 from crescendo.resume import find_run, resumed_config
 from crescendo.runs import (
@@ -32,7 +33,6 @@ from crescendo.runs import (
     RUN_DIRECTORY_VARIABLE,
     Run,
     best_checkpoint,
-    new_directory,
     recording,
 )
 from crescendo.targets import build, build_partial, check_arguments, users_mistakes
@@ -285,8 +285,10 @@ def _directory(config: DictConfig) -> Path:
     job = os.environ.pop(JOB_DIRECTORY_VARIABLE, None)
     if config.resume is not None:
         directory = Path(config.resume)
+    elif job:
+        directory = Path(job)
     else:
-        directory = Path(job) if job else new_directory(Path(config.runs_dir) / config.name)
+        directory = shared_directory(Path(config.runs_dir) / config.name, rank_zero=_is_rank_zero())
     directory = directory.absolute()
     os.environ[RUN_DIRECTORY_VARIABLE] = str(directory)
     return directory
