@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from crescendo.models import create_model, list_models
 from crescendo.models.layers import Net, WithAuxiliary, set_drop_path
@@ -128,3 +130,33 @@ def test_channels_last_stays(name, train):
         net(x)
     assert seen
     assert transposed == []
+
+
+class _Transposed(TorchDispatchMode):
+    """Notes the operators that make or take a map whose channels do not lie side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = 0
+        self.operators: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, output)):
+            if isinstance(leaf, Tensor) and leaf.ndim == 4 and min(leaf.shape[1:3]) > 1:
+                self.maps += 1
+                if leaf.stride(1) != 1:
+                    self.operators.add(f"{func} {tuple(leaf.shape)}")
+        return output
+
+
+@pytest.mark.parametrize("name", GLOBALLY_POOLED)
+def test_channels_last_stays_in_the_backward_pass(name):
+    net = small(name).to(memory_format=torch.channels_last)
+    output = net(images(net, 64).contiguous(memory_format=torch.channels_last))
+    # Auxiliary heads flatten maps of 4x4 pixels, so that theirs are transposed by definition.
+    logits = output.logits if isinstance(output, WithAuxiliary) else output
+    with _Transposed() as transposed:
+        F.cross_entropy(logits, torch.arange(2)).backward()
+    assert transposed.maps
+    assert transposed.operators == set()

@@ -9,7 +9,9 @@ from crescendo.models.layers import (
     ConvNormActivation,
     Dropout,
     DropPath,
+    GlobalAveragePool,
     LocalResponseNorm,
+    SqueezeExcite,
     initialize_he,
     published_drop_path,
     published_dropout,
@@ -160,6 +162,23 @@ def test_response_norm_is_torchs_and_keeps_the_memory_format(size, memory_format
     torch.testing.assert_close(LocalResponseNorm(**arguments)(x), nn.LocalResponseNorm(**arguments)(x))
     torch.testing.assert_close(*gradients)
     assert LocalResponseNorm(**arguments)(x).is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_global_means_of_each_map_and_their_gradients(memory_format):
+    maps = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0]]).expand(2, 5, 2, 3)
+    for mean in (GlobalAveragePool(), SqueezeExcite(5, 1).squeeze):
+        x = maps.contiguous(memory_format=memory_format).requires_grad_()
+        means = mean(x)
+        assert torch.equal(means, torch.full((2, 5, 1, 1), 4.0))
+        (gradient,) = torch.autograd.grad((6 * means).sum(), x)
+        assert torch.equal(gradient, torch.ones(2, 5, 2, 3))
+
+
+def test_squeezing_half_precision_does_not_overflow():
+    x = torch.full((1, 1, 300, 300), 3.0, dtype=torch.float16)
+    mean = SqueezeExcite(1, 1).squeeze(x)
+    assert (mean.item(), mean.dtype) == (3.0, torch.float16)
 
 
 def test_initialize_he_uses_the_fan_out():

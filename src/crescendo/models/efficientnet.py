@@ -21,6 +21,7 @@ from crescendo.models.layers import (
     ConvNormActivation,
     Dropout,
     DropPath,
+    GlobalAveragePool,
     Net,
     SqueezeExcite,
     scaled_depth,
@@ -153,7 +154,7 @@ class EfficientNet(Net):
                 in_width, block = row.width, block + 1
             self.stages.append(stage)
         self.last_conv = layer(in_width, last)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = GlobalAveragePool()
         self.dropout = Dropout(dropout)
         self.head = nn.Linear(last, num_classes)
         self.reset_parameters()

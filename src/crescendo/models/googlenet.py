@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from crescendo.models.layers import Dropout, LocalResponseNorm, Net, WithAuxiliary
+from crescendo.models.layers import Dropout, GlobalAveragePool, LocalResponseNorm, Net, WithAuxiliary
 from crescendo.models.registry import register
 
 FAMILY = "GoogLeNet"
@@ -153,7 +153,7 @@ class GoogLeNet(Net):
                     width = TABLE_1[name].output
             self.stages.append(stage)
         self.auxiliary = nn.ModuleList(auxiliary(TABLE_1[name].output) for name in ("4a", "4d"))
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = GlobalAveragePool()
         self.head = nn.Sequential(Dropout(dropout), nn.Linear(width, num_classes))
 
     def forward(self, x: Tensor) -> Tensor | WithAuxiliary:

@@ -185,15 +185,36 @@ def convolution(
 class LocalResponseNorm(nn.LocalResponseNorm):
     """x / (k + alpha/size * sum of x^2 over `size` neighbouring channels)^beta, as torch defines it.
 
-    torch's own pools over channels in three dimensions; adding shifted views takes half as long.
+    torch's own pools over channels in three dimensions; adding shifted maps takes half as long.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         before = self.size // 2
         squares = F.pad(x.square(), (0, 0, 0, 0, before, self.size - 1 - before))
-        first, *others = (squares.narrow(1, shift, x.shape[1]) for shift in range(self.size))
+        first, *others = (self._shifted(squares, shift, x.shape[1]) for shift in range(self.size))
         total = sum(others, start=first)
         return x * (self.k + self.alpha / self.size * total).pow(-self.beta)
+
+    def _shifted(self, squares: Tensor, shift: int, width: int) -> Tensor:
+        """The channels from `shift` on. Cutting is padding by less than nothing: slower than a view, but
+        the gradient of a view would not be channels_last.
+        """
+        if squares.requires_grad:
+            return F.pad(squares, (0, 0, 0, 0, -shift, shift + 1 - self.size))
+        return squares.narrow(1, shift, width)
+
+
+class GlobalAveragePool(nn.Module):
+    """The mean of each map, [N, C, H, W] -> [N, C, 1, 1].
+
+    Over maps in channels_last it is taken as of [N, HW, C], so that its gradient is channels_last
+    too: that of a mean over the last two axes is in torch's default format.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_contiguous(memory_format=torch.channels_last):
+            return x.flatten(2).transpose(1, 2).mean(1)[:, :, None, None]
+        return x.mean((2, 3), keepdim=True)
 
 
 class SqueezeExcite(nn.Module):
@@ -209,8 +230,15 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Conv2d(squeezed, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True))))
+        gate = self.expand(self.activation(self.reduce(self.squeeze(x))))
         return x * gate.sigmoid()
+
+    def squeeze(self, x: Tensor) -> Tensor:
+        """The mean of each map, as a sum: its gradient is a view of one value a channel, where a mean's
+        is a whole map to write and read. In float32 at least, since sums of float16 overflow.
+        """
+        total = x.sum((2, 3), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        return (total / (x.shape[2] * x.shape[3])).to(x.dtype)
 
 
 class ConvNormActivation(nn.Sequential):

@@ -19,6 +19,7 @@ from crescendo.models.layers import (
     ConvNormActivation,
     Dropout,
     DropPath,
+    GlobalAveragePool,
     Net,
     initialize_he,
     scaled_depth,
@@ -103,7 +104,7 @@ class MobileNetV2(Net):
                 in_width = row.width
             self.stages.append(stage)
         self.last_conv = ConvNormActivation(in_width, last, activation=relu6)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = GlobalAveragePool()
         self.dropout = Dropout(dropout)
         self.head = nn.Linear(last, num_classes)
         initialize_he(self)

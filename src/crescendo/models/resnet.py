@@ -22,7 +22,15 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crescendo.models.layers import DropPath, Net, convolution, initialize_he, scaled_depth, scaled_width
+from crescendo.models.layers import (
+    DropPath,
+    GlobalAveragePool,
+    Net,
+    convolution,
+    initialize_he,
+    scaled_depth,
+    scaled_width,
+)
 from crescendo.models.registry import register
 
 FAMILY = "ResNet"
@@ -159,7 +167,7 @@ class ResNet(Net):
                 )
                 in_width = row.out_width
             self.stages.append(stage)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = GlobalAveragePool()
         self.head = self.build_head(in_width, num_classes)
         initialize_he(self)
 

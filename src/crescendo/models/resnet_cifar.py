@@ -14,7 +14,7 @@ as torch does, since the paper does not say how.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crescendo.models.layers import DropPath, Net, initialize_he
+from crescendo.models.layers import DropPath, GlobalAveragePool, Net, initialize_he
 from crescendo.models.registry import register
 
 FAMILY = "ResNet"
@@ -56,7 +56,8 @@ class ResidualBlock(PlainBlock):
     def shortcut(self, x: Tensor) -> Tensor:
         if self.stride == 1 and self.new_channels == 0:
             return x
-        return F.pad(x[..., :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+        pixels = F.avg_pool2d(x, kernel_size=1, stride=self.stride)  # slicing's gradient is not channels_last
+        return F.pad(pixels, (0, 0, 0, 0, 0, self.new_channels))
 
 
 class ResNetCifar(Net):
@@ -92,7 +93,7 @@ class ResNetCifar(Net):
                 )
                 in_width = stage_width
             self.stages.append(stage)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = GlobalAveragePool()
         self.head = nn.Linear(in_width, num_classes)
         initialize_he(self)
 
