@@ -103,12 +103,16 @@ class ImageClassifier(L.LightningModule):
             strength("cutmix", 0.0),
         )
         images = mixing.erase(images, strength("random_erasing", 0.0))
-        output, smoothing = self.net(images), strength("label_smoothing", 0.0)
-        logits = output.logits if isinstance(output, WithAuxiliary) else output
-        loss = mixing.cross_entropy(logits, targets, smoothing)
+        smoothing = strength("label_smoothing", 0.0)
+
+        def loss_of(logits: Tensor) -> Tensor:
+            return mixing.cross_entropy(logits, targets, smoothing)
+
+        output = self.net(images)
         if isinstance(output, WithAuxiliary):
-            losses = (mixing.cross_entropy(other, targets, smoothing) for other in output.auxiliary)
-            loss = loss + output.weight * sum(losses)
+            logits, loss = output.logits, output.loss(loss_of)
+        else:
+            logits, loss = output, loss_of(output)
         self.train_sums.add(loss.detach(), mixing.count_correct(logits.detach(), targets), len(images))
         return loss
 

@@ -126,10 +126,11 @@ def measure_speed(
 
 def training_loss(output: Tensor | WithAuxiliary, labels: Tensor) -> Tensor:
     """Cross-entropy, with that of the auxiliary heads by their weight."""
-    if not isinstance(output, WithAuxiliary):
-        return F.cross_entropy(output, labels)
-    others = sum(F.cross_entropy(logits, labels) for logits in output.auxiliary)
-    return F.cross_entropy(output.logits, labels) + output.weight * others
+
+    def loss_of(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels)
+
+    return output.loss(loss_of) if isinstance(output, WithAuxiliary) else loss_of(output)
 
 
 def describe_device(device: torch.device) -> str:

@@ -30,13 +30,17 @@ class Net(nn.Module):
 class WithAuxiliary(NamedTuple):
     """What a net with auxiliary heads returns in train mode; in eval mode it returns logits alone.
 
-    The loss is that of `logits`, plus `weight` times that of each of `auxiliary`. All are
+    Its loss is that of `logits`, plus `weight` times that of each of `auxiliary`. All are
     [N, num_classes].
     """
 
     logits: Tensor
     auxiliary: tuple[Tensor, ...]
     weight: float
+
+    def loss(self, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """The loss of all heads, where `of` is that of one head's logits."""
+        return of(self.logits) + self.weight * sum(of(logits) for logits in self.auxiliary)
 
 
 class _Drop(nn.Module):
