@@ -14,7 +14,7 @@ as torch does, since the paper does not say how.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crescendo.models.layers import DropPath, GlobalAveragePool, Net, initialize_he
+from crescendo.models.layers import DropPath, GlobalAveragePool, Net, convolution, initialize_he
 from crescendo.models.registry import register
 
 FAMILY = "ResNet"
@@ -27,11 +27,9 @@ class PlainBlock(nn.Module):
     def __init__(self, in_width: int, width: int, stride: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(in_width, width, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            *convolution(in_width, width, 3, stride),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            *convolution(width, width, 3),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,11 +73,7 @@ class ResNetCifar(Net):
         super().__init__()
         if width < 1:
             raise ValueError(f"width={width}: a ResNet's first stage needs 1 filter or more")
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        )
+        self.stem = nn.Sequential(*convolution(in_channels, width, 3), nn.ReLU(inplace=True))
         self.stages = nn.Sequential()
         in_width, block = width, 0
         for stage_width, stage_stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
