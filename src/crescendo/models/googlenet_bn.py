@@ -1,12 +1,14 @@
 """GoogLeNet with batch norm, as torchvision has it (after Szegedy et al. 2014, arXiv:1409.4842), and
-with squeeze-and-excitation (Hu, Shen & Sun 2018, "Squeeze-and-Excitation Networks",
+with squeeze-and-excitation (Hu, Shen, Albanie, Sun & Wu 2018, "Squeeze-and-Excitation Networks",
 arXiv:1709.01507).
 
 googlenet_bn differs from googlenet.py in what torchvision changed: batch norm (eps 1e-3) for biases and
 response normalisation, 3x3 kernels in the branch that Table 1 calls 5x5, a 2x2 pool in front of 5a,
 4x4 adaptive pools in the auxiliary heads, dropout 0.2.
 se_googlenet has a SqueezeExcite of reduction 16 behind each module's concatenation.
-Deviation: the SE paper's own Inception net is SE-BN-Inception, whose modules are others.
+Deviations: the SE paper's own Inception net is SE-BN-Inception, whose modules are others;
+convolutions are initialised as He et al. 2015 and linear layers as torch does, where torchvision
+draws both from a normal distribution of deviation 0.01.
 """
 
 from collections.abc import Callable
