@@ -1,9 +1,12 @@
+import pickle
+
 import lightning as L
 import pytest
 import torch
 from torch import nn
 
-from crescendo.checkpoints import AtomicCheckpointIO, BestCheckpoint
+from crescendo.checkpoints import AtomicCheckpointIO, BestCheckpoint, load_checkpoint
+from crescendo.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
@@ -42,7 +45,7 @@ def fit(tmp_path, scores, mode="max", every=1):
     )
     trainer.fit(Scored(scores), *[torch.utils.data.DataLoader(torch.zeros(1))] * 2)
     places = {path.name: path for path in (tmp_path / "checkpoints").iterdir()}
-    assert set(places) == {"best.ckpt", "last.ckpt"}
+    assert set(places) == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     return {name: torch.load(path, weights_only=True) for name, path in places.items()}
 
 
@@ -59,7 +62,8 @@ def fit(tmp_path, scores, mode="max", every=1):
 )
 def test_the_best_epoch_is_kept_and_a_tie_goes_to_the_later(tmp_path, scores, mode, best):
     checkpoints = fit(tmp_path, scores, mode)
-    for name, epoch in (("best.ckpt", best), ("last.ckpt", len(scores) - 1)):
+    last = len(scores) - 1
+    for name, epoch in (("best.ckpt", best), ("last.ckpt", last), ("previous.ckpt", last - 1)):
         assert checkpoints[name]["epoch"] == epoch
         assert checkpoints[name]["state_dict"]["weight"].item() == epoch + 1
 
@@ -100,3 +104,39 @@ def test_a_write_replaces_and_makes_directories(tmp_path):
         AtomicCheckpointIO().save_checkpoint({"epoch": epoch}, path)
         assert torch.load(path, weights_only=True) == {"epoch": epoch}
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_no_flipped_bit_goes_unseen(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.manual_seed(0)
+    state = {"state_dict": {f"layer{index}": torch.randn(50, 10) for index in range(3)}, "epoch": 3}
+    AtomicCheckpointIO().save_checkpoint(state, path)
+    content = path.read_bytes()
+    reported = 0
+    for position in torch.randint(len(content), (300,)).tolist():
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        try:
+            loaded = load_checkpoint(path)
+        except UserError:
+            reported += 1
+        else:  # between the records: nothing that is read
+            assert loaded["epoch"] == 3
+            assert all(
+                torch.equal(loaded["state_dict"][key], value) for key, value in state["state_dict"].items()
+            )
+    assert reported > 200
+
+
+def test_a_pickle_in_place_of_a_checkpoint_is_refused_and_not_run(tmp_path):
+    class Opens:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "opened"), "w"))
+
+    for name, write in (("plain.ckpt", pickle.dump), ("zipped.ckpt", torch.save)):
+        with (tmp_path / name).open("wb") as file:
+            write({"state_dict": Opens()}, file)
+        with pytest.raises(UserError, match=f"{name} is not a checkpoint that can be read"):
+            load_checkpoint(tmp_path / name)
+    assert not (tmp_path / "opened").exists()

@@ -2,38 +2,46 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
+from functools import cache
 
 import pytest
 import torch
-from commands import REPOSITORY, TINY, only_run, train
+from commands import REPOSITORY, TINY, command, only_run, train
 
-TRAINING = (*TINY, "logger=csv", "callbacks=ema", "trainer.max_epochs=4", "regularization.mixup=0.2")
+TRAINING = (
+    *TINY,
+    "logger=csv",
+    "callbacks=ema",
+    "callbacks.checkpoint.every_n_steps=1",
+    "trainer.max_epochs=4",
+    "regularization.mixup=0.2",
+)
+EPOCHS_END = 4  # steps of an epoch
+DROPPING = ("model=efficientnet_b0", "model.width=0.25", "model.depth=0.5", "curriculum.resolution.start=32")
 
 
-def killed_after_an_epoch(*overrides, cwd):
-    """A run that was killed as soon as a checkpoint was there; its directory."""
-    process = subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *overrides],
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not list(cwd.rglob("last.ckpt")):
-            assert process.poll() is None, "ended before its first checkpoint"
-            assert time.monotonic() < deadline, "no checkpoint in two minutes"
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+def killed(step, *overrides, cwd):
+    """A run that died by SIGKILL once its checkpoint of `step` was written; its directory."""
+    process = command(str(REPOSITORY / "tests" / "killed.py"), str(step), *overrides, cwd=cwd)
+    assert process.returncode == -signal.SIGKILL, process.stderr
     return only_run(cwd)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The directory of a whole run with these overrides; each is run once."""
+
+    @cache
+    def run(*overrides):
+        place = tmp_path_factory.mktemp("whole")
+        process = train(*overrides, cwd=place)
+        assert process.returncode == 0, process.stderr
+        return only_run(place)
+
+    return run
 
 
 def rows(run):
@@ -44,49 +52,94 @@ def rows(run):
         ]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_killed_and_resumed_run_ends_as_one_that_was_not(tmp_path, workers):
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    killed.mkdir()
-    whole.mkdir()
-    overrides = (*TRAINING, f"data.num_workers={workers}")
-    run = killed_after_an_epoch(*overrides, cwd=killed)
-    assert not (run / "summary.json").exists()
-    before = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    assert before["global_step"] < 16  # of four epochs of four steps
-    (run / "checkpoints" / ".last.ckpt.partial").write_bytes(b"half")
-
-    resumed = train("resume=auto", *overrides, cwd=killed)
-    assert resumed.returncode == 0, resumed.stderr
-    reference = train(*overrides, cwd=whole)
-    assert reference.returncode == 0, reference.stderr
-
+def assert_same_end(ours, theirs):
+    """Weights, averages, optimizer, metrics and metrics.csv, bit by bit."""
     for name in ("last.ckpt", "best.ckpt"):
-        ours, theirs = (
-            torch.load(only_run(place) / "checkpoints" / name, weights_only=True) for place in (killed, whole)
-        )
+        checkpoints = [torch.load(run / "checkpoints" / name, weights_only=True) for run in (ours, theirs)]
         for part in (
             "state_dict",
             "current_model_state",
             "averaging_state",
             "optimizer_states",
+            "lr_schedulers",
             "validation",
+            "train_sums",
+            "global_step",
+            "epoch",
+            "metrics_rows",
         ):
-            torch.testing.assert_close(
-                ours.get(part), theirs.get(part), rtol=0, atol=0, msg=f"{name}: {part}"
-            )
-    assert rows(only_run(killed)) == rows(only_run(whole))
-    summaries = [json.loads((only_run(place) / "summary.json").read_text()) for place in (killed, whole)]
-    assert summaries[0]["metrics"] == summaries[1]["metrics"]
-    assert not list(killed.rglob(".*.partial"))
+            mine, other = (checkpoint.get(part) for checkpoint in checkpoints)
+            torch.testing.assert_close(mine, other, rtol=0, atol=0, msg=f"{name}: {part}")
+    assert rows(ours) == rows(theirs)
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (ours, theirs)]
+    assert summaries[0]["status"] == "finished"
+    for key in ("metrics", "best_epoch"):
+        assert summaries[0][key] == summaries[1][key]
+    assert not list(ours.rglob(".*.partial"))
 
-    again = train(f"resume={run}", cwd=killed)
+
+@pytest.mark.parametrize(
+    ("step", "overrides"),
+    [
+        (EPOCHS_END, ()),
+        (2 * EPOCHS_END, ("data.num_workers=2",)),
+        (5, ()),
+        (11, ("data.num_workers=2",)),  # in the second curriculum stage
+        (7, ("trainer.accumulate_grad_batches=2", *DROPPING)),
+        (EPOCHS_END, ("trainer.check_val_every_n_epoch=2",)),
+        (6, ("trainer.check_val_every_n_epoch=2",)),
+        (6, ("trainer.devices=2",)),
+    ],
+)
+def test_a_killed_and_resumed_run_ends_as_one_that_was_not(tmp_path, uninterrupted, step, overrides):
+    run = killed(step, *TRAINING, *overrides, cwd=tmp_path)
+    assert not (run / "summary.json").exists()
+    (run / "checkpoints" / ".last.ckpt.partial").write_bytes(b"half")
+    resumed = train("resume=auto", *TRAINING, *overrides, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"goes on after step {step}" in " ".join(resumed.stdout.split())
+    assert_same_end(run, uninterrupted(*TRAINING, *overrides))
+
+
+def test_a_finished_run_is_not_resumed(tmp_path, uninterrupted):
+    run = uninterrupted(*TRAINING)
+    again = train(f"resume={run}", cwd=tmp_path)
     assert again.returncode == 2
     assert "is finished" in again.stderr
 
 
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, uninterrupted):
+    run = killed(6, *TRAINING, cwd=tmp_path)
+    damage = run / "checkpoints" / "last.ckpt"
+    content = bytearray(damage.read_bytes())
+    content[len(content) // 2] ^= 1
+    damage.write_bytes(content)
+    resumed = train(f"resume={run}", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    said = " ".join(resumed.stdout.split())
+    assert "is damaged: the checksum of" in said
+    assert "goes on after step 5" in said
+    assert (run / "checkpoints" / "last.ckpt.damaged").read_bytes() == bytes(content)
+    assert_same_end(run, uninterrupted(*TRAINING))
+
+
+def test_averages_are_not_left_behind(tmp_path):
+    run = killed(5, *TRAINING, cwd=tmp_path)
+    refused = train(f"resume={run}", "callbacks=default", "resume_override=true", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "add callbacks=ema" in refused.stderr
+
+
+def test_a_run_may_be_moved_before_it_is_resumed(tmp_path, uninterrupted):
+    run = killed(6, *TRAINING, cwd=tmp_path)
+    moved = run.rename(tmp_path / "moved")
+    resumed = train(f"resume={moved}", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_end(moved, uninterrupted(*TRAINING))
+
+
 def test_another_configuration_is_refused_and_shown(tmp_path):
-    run = killed_after_an_epoch(*TRAINING, cwd=tmp_path)
+    run = killed(5, *TRAINING, cwd=tmp_path)
     refused = train(f"resume={run}", "data.batch_size=16", "model=lenet5", "logger=csv", cwd=tmp_path)
     assert refused.returncode == 2
     assert "data.batch_size: 32 in the run, 16 was given" in refused.stderr
@@ -97,7 +150,7 @@ def test_another_configuration_is_refused_and_shown(tmp_path):
 
 
 def test_a_run_that_a_living_process_holds_is_not_taken(tmp_path):
-    run = killed_after_an_epoch(*TRAINING, cwd=tmp_path)
+    run = killed(5, *TRAINING, cwd=tmp_path)
     hold = "\n".join(
         (
             "import fcntl, sys",

@@ -1,7 +1,7 @@
 """The LightningModule around any net: normalisation, mixing, loss, metrics, optimizer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -157,8 +157,20 @@ class ImageClassifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint knows how its weights validated."""
+        """A checkpoint knows how its weights validated, and what each device has added up so far."""
         checkpoint["validation"] = self.validation
+        sums = cast(Tensor, self.all_gather(self.train_sums.state().to(self.device)))
+        checkpoint["train_sums"] = sums.reshape(self.trainer.world_size, -1).cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over this device's share; with another number of devices the first takes all."""
+        self.validation = checkpoint["validation"]
+        rows: Tensor = checkpoint["train_sums"]
+        if len(rows) != self.trainer.world_size:
+            rows = torch.cat(
+                (rows.sum(0, keepdim=True), torch.zeros(self.trainer.world_size - 1, rows.shape[1]))
+            )
+        self.train_sums.load_state(rows[self.trainer.global_rank].to(self.device))
 
     def _log_and_reset(self, metrics: MetricCollection) -> dict[str, float]:
         values = metrics.compute()
@@ -190,10 +202,19 @@ class TrainingSums:
         """
         if self._sums is None:
             return 0.0, 0.0, 0
-        images = self._sums.new_tensor([self._images])
-        loss, correct, count = reduce(torch.cat((self._sums, images))).tolist()
+        loss, correct, count = reduce(self.state()).tolist()
         self._sums, self._images = None, 0
         return loss, correct, round(count)
+
+    def state(self) -> Tensor:
+        """Loss, right answers and images added up so far, [3]."""
+        if self._sums is None:
+            return torch.zeros(3)
+        return torch.cat((self._sums, self._sums.new_tensor([self._images])))
+
+    def load_state(self, state: Tensor) -> None:
+        """Go on adding to what `state` gave."""
+        self._sums, self._images = state[:2].clone(), round(float(state[2]))
 
 
 def _evaluation_metrics(num_classes: int, prefix: str) -> MetricCollection:

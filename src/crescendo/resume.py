@@ -17,6 +17,8 @@ from crescendo.targets import resolved
 
 # What may differ from the run's own configuration: it changes what is seen or where, not what is trained.
 FREE = (
+    "callbacks.checkpoint.every_n_minutes",
+    "callbacks.checkpoint.every_n_steps",
     "callbacks.progress",
     "data.class_names",
     "data.num_workers",

@@ -50,16 +50,21 @@ class MetricsFile(Logger):
     """metrics.csv of the run directory: one row a logged step, columns as they first appear.
 
     When a column is new the file is written anew with it; else rows are appended. Of a file that is
-    there already, the rows of steps from `before_step` on are cut off: they are trained again.
+    there already, the first `kept` rows stay: what they tell is trained, the others will come again.
     """
 
-    def __init__(self, directory: Path, before_step: int = 0) -> None:
+    def __init__(self, directory: Path, kept: int = 0) -> None:
         super().__init__()
         self.path = directory / "metrics.csv"
         self._columns: list[str] = []
         self._rows: list[dict[str, Any]] = []
         if self.path.exists():
-            self._cut(before_step)
+            self._cut(kept)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, on rank 0."""
+        return len(self._rows)
 
     @property
     def name(self) -> str:
@@ -78,10 +83,10 @@ class MetricsFile(Logger):
         """Nothing: the configuration is config.yaml."""
 
     @rank_zero_only
-    def _cut(self, before_step: int) -> None:
+    def _cut(self, kept: int) -> None:
         with self.path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["step"] and None not in row.values()]
-        self._rows = [row for row in rows if int(row["step"]) < before_step]
+        self._rows = rows[:kept]
         self._columns = [key for key in (rows[0] if rows else ()) if any(row[key] for row in self._rows)]
         self._rows = [{key: row[key] for key in self._columns} for row in self._rows]
         self._write()
@@ -194,7 +199,25 @@ class StepMetrics(L.Callback):
         self._since = time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A training that goes on inside an epoch has no on_train_epoch_start for it."""
         self._steps = trainer.global_step
+        self._since = time.perf_counter()
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """How much of metrics.csv is from before the checkpoint."""
+        checkpoint["metrics_rows"] = sum(
+            logger.rows for logger in trainer.loggers if isinstance(logger, MetricsFile)
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the epoch has added up so far; its seconds are those of every process that trained it."""
+        return {"epoch_sums": list(self._epoch_sums), "epoch_seconds": self._epoch_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._epoch_sums = list(state_dict["epoch_sums"])
+        self._epoch_seconds = state_dict["epoch_seconds"]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -2,20 +2,21 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
 from crescendo.analysis.plan import Plan, check_net_follows, make_plan, show_plan
 from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
-from crescendo.checkpoints import AtomicCheckpointIO, clean_partials, load_checkpoint
+from crescendo.checkpoints import AtomicCheckpointIO, clean_partials, find_checkpoint, load_checkpoint
 from crescendo.classifier import ImageClassifier
 from crescendo.config import validate
 from crescendo.curriculum.callback import CurriculumCallback
@@ -190,11 +191,16 @@ def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, l
     return data, [str(name) for name in names]
 
 
-def build_trainer(config: DictConfig, run: Run, experiment: Experiment, first_step: int = 0) -> L.Trainer:
+def build_trainer(
+    config: DictConfig, run: Run, experiment: Experiment, checkpoint: Mapping[str, Any] | None = None
+) -> L.Trainer:
     """Lightning's Trainer with our callbacks and metrics.csv.
 
     Args:
-        first_step: where the training begins; metrics.csv keeps what was logged before it.
+        checkpoint: what the training goes on from; metrics.csv keeps what was logged before it.
+
+    Raises:
+        UserError: the checkpoint has averaged weights, and no callback goes on averaging.
     """
     callbacks = [
         CurriculumCallback(experiment.curriculum),
@@ -203,11 +209,16 @@ def build_trainer(config: DictConfig, run: Run, experiment: Experiment, first_st
     ]
     if not config.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    averages = any(isinstance(callback, WeightAveraging) for callback in callbacks)
+    if checkpoint and "averaging_state" in checkpoint and not averages:
+        raise UserError(
+            f"{run.directory} has averaged weights, and no callback goes on averaging: add callbacks=ema."
+        )
     return build(
         config.trainer,
         "trainer",
         callbacks=callbacks,
-        logger=[MetricsFile(run.directory, before_step=first_step)],
+        logger=[MetricsFile(run.directory, kept=checkpoint["metrics_rows"] if checkpoint else 0)],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.directory,
         enable_model_summary=False,
@@ -224,35 +235,32 @@ def _train(config: DictConfig, experiment: Experiment, run: Run) -> dict[str, fl
     }
     for knob in plan.not_applied:
         log.warning("%s has no %s: not applied", plan.net, knob.replace("_", " "))
-    checkpoint_path = run.directory / "checkpoints" / "last.ckpt"
-    resumed = checkpoint_path.is_file()
-    first_step = load_checkpoint(checkpoint_path)["global_step"] if resumed else 0
+    checkpoint_path, checkpoint = find_checkpoint(run.directory) or (None, None)
     if config.resume is not None:
         clean_partials(run.directory)
-        log.info("resumed: %s goes on after step %d", run.directory, first_step)
-    trainer = build_trainer(config, run, experiment, first_step)
+        step = checkpoint["global_step"] if checkpoint else 0
+        log.info("resumed: %s goes on after step %d", run.directory, step)
+    trainer = build_trainer(config, run, experiment, checkpoint)
     if config.logger and _is_rank_zero():  # last, so that nothing fails between its start and the training
         logger = build(config.logger, "logger", run=run, config=_values(config))
         trainer.loggers = [*trainer.loggers, logger]
     failed = True
     try:
         try:
-            trainer.fit(
-                experiment.classifier, experiment.data, ckpt_path=checkpoint_path if resumed else None
-            )
+            trainer.fit(experiment.classifier, experiment.data, ckpt_path=checkpoint_path)
         except SystemExit:
             if trainer.interrupted:  # Lightning turns a KeyboardInterrupt into exit code 1
                 raise KeyboardInterrupt from None
             raise
-        checkpoint = load_checkpoint(best_checkpoint(run.directory))
-        experiment.classifier.load_state_dict(checkpoint["state_dict"])  # the averages, under EMA
+        best = load_checkpoint(best_checkpoint(run.directory))
+        experiment.classifier.load_state_dict(best["state_dict"])  # the averages, under EMA
         trainer.test(experiment.classifier, experiment.data, verbose=False)
-        metrics = checkpoint["validation"] | {
+        metrics = best["validation"] | {
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
         }
         run.summary |= {
             "metrics": metrics,
-            "best_epoch": min(checkpoint["epoch"], config.trainer.max_epochs - 1),
+            "best_epoch": min(best["epoch"], config.trainer.max_epochs - 1),
             "peak_memory_bytes": peak_memory_bytes(),
         }
         failed = False

@@ -85,3 +85,12 @@ def test_evaluation_covers_every_index_once(size, ranks):
         assert all(0 < len(draws.indices) <= 10 for draws in share)
         assert {(draws.epoch, draws.resolution) for draws in share} <= {(None, 32)}
         assert all(draws.indices.dtype == np.int64 for draws in share)
+
+
+def test_what_was_trained_on_is_not_drawn_again():
+    made = sampler(20, 4)
+    made.go_on(epoch=1, batches=2)
+    assert indices(made) == indices(sampler(20, 4, epoch=1))[2:]
+    assert len(made) == 5
+    made.set_epoch(2)
+    assert indices(made) == indices(sampler(20, 4, epoch=2))

@@ -98,7 +98,7 @@ class ImageData(L.LightningDataModule):
         self.curriculum, self.seed = curriculum, seed
         self.batch_size, self.eval_batch_size, self.parts = batch_size, eval_batch_size, parts
         self.num_workers = num_workers
-        self._first_epoch = 0
+        self._position = (0, 0)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -106,14 +106,19 @@ class ImageData(L.LightningDataModule):
         return len(self.training) // self.batch_size
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch that a resumed training begins with."""
+        """The epoch that a resumed training begins with, and how many batches of it were trained on."""
         assert self.trainer is not None
-        current: Any = self.trainer.fit_loop.epoch_progress.current  # typed without its `processed`
-        return {"epoch": current.processed}
+        loop = self.trainer.fit_loop
+        epoch: Any = loop.epoch_progress.current  # typed without its `processed`
+        ended = epoch.processed > epoch.completed  # the epoch's last hooks are running
+        return {
+            "epoch": epoch.processed,
+            "batches": 0 if ended else loop.epoch_loop.batch_progress.current.ready,
+        }
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Lightning makes the loader's iterator, and workers fetch ahead, before it sets the epoch."""
-        self._first_epoch = state_dict["epoch"]
+        self._position = (state_dict["epoch"], state_dict["batches"])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         rank, ranks = self._rank()
@@ -131,7 +136,7 @@ class ImageData(L.LightningDataModule):
             rank=rank,
             ranks=ranks,
         )
-        sampler.set_epoch(self._first_epoch)
+        sampler.go_on(*self._position)
         return self._loader(self.training, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -55,6 +55,7 @@ class TrainingSampler:
         self.curriculum, self.seed = curriculum, seed
         self.rank, self.ranks = rank, ranks
         self.epoch = 0
+        self._done = (0, 0)
 
     @property
     def sampler(self) -> "TrainingSampler":
@@ -64,14 +65,20 @@ class TrainingSampler:
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    def go_on(self, epoch: int, batches: int) -> None:
+        """Begin with `epoch`, whose first `batches` were trained on already: they are not drawn again."""
+        self.epoch, self._done = epoch, (epoch, batches)
+
     def __len__(self) -> int:
+        """Batches of a whole epoch, whatever was done of it."""
         return self.size // self.batch_size * self.parts
 
     def __iter__(self) -> Iterator[Draws]:
         resolution = self.curriculum.at(self.epoch).resolution
         order = permutation(self.seed, self.epoch, self.size)
         batches = order[: self.size // self.batch_size * self.batch_size].reshape(len(self), -1)
-        for batch in batches:
+        epoch, done = self._done
+        for batch in batches[done if self.epoch == epoch else 0 :]:
             yield Draws(batch[self.rank :: self.ranks], self.epoch, resolution)
 
 
