@@ -1,11 +1,12 @@
 """What several tests need: composed configurations, a small folder of images."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import REPOSITORY
+from commands import REPOSITORY, only_run, train
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
@@ -38,3 +39,17 @@ def image_folder(tmp_path: Path) -> Path:
             pixels = rng.normal(level, 20, (40 + index, 64 - index, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{index}.{'png' if index % 2 else 'jpg'}")
     return root
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The directory of a whole run with these overrides; each is run once."""
+
+    @cache
+    def run(*overrides: str) -> Path:
+        place = tmp_path_factory.mktemp("whole")
+        process = train(*overrides, cwd=place)
+        assert process.returncode == 0, process.stderr
+        return only_run(place)
+
+    return run

@@ -66,7 +66,7 @@ def test_a_run_leaves_a_complete_directory(finished):
             "summary.json",
             "confusion_matrix.csv",
         ),
-        *("checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+        *("checkpoints", *(f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))),
     }
     assert finished.parent.relative_to(finished.parents[2]).as_posix() == "runs/synthetic_lenet5_modern"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{4}", finished.name)

@@ -1,24 +1,13 @@
 """Runs that were interrupted go on as if they had not been."""
 
-import csv
-import json
 import signal
 import subprocess
 import sys
-from functools import cache
 
 import pytest
-import torch
-from commands import REPOSITORY, TINY, command, only_run, train
+from commands import REPOSITORY, command, only_run, train
+from whole_runs import TRAINING, assert_same_end
 
-TRAINING = (
-    *TINY,
-    "logger=csv",
-    "callbacks=ema",
-    "callbacks.checkpoint.every_n_steps=1",
-    "trainer.max_epochs=4",
-    "regularization.mixup=0.2",
-)
 EPOCHS_END = 4  # steps of an epoch
 DROPPING = ("model=efficientnet_b0", "model.width=0.25", "model.depth=0.5", "curriculum.resolution.start=32")
 
@@ -28,54 +17,6 @@ def killed(step, *overrides, cwd):
     process = command(str(REPOSITORY / "tests" / "killed.py"), str(step), *overrides, cwd=cwd)
     assert process.returncode == -signal.SIGKILL, process.stderr
     return only_run(cwd)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The directory of a whole run with these overrides; each is run once."""
-
-    @cache
-    def run(*overrides):
-        place = tmp_path_factory.mktemp("whole")
-        process = train(*overrides, cwd=place)
-        assert process.returncode == 0, process.stderr
-        return only_run(place)
-
-    return run
-
-
-def rows(run):
-    with (run / "metrics.csv").open() as file:
-        return [
-            {key: value for key, value in row.items() if key != "train/images_per_second"}
-            for row in csv.DictReader(file)
-        ]
-
-
-def assert_same_end(ours, theirs):
-    """Weights, averages, optimizer, metrics and metrics.csv, bit by bit."""
-    for name in ("last.ckpt", "best.ckpt"):
-        checkpoints = [torch.load(run / "checkpoints" / name, weights_only=True) for run in (ours, theirs)]
-        for part in (
-            "state_dict",
-            "current_model_state",
-            "averaging_state",
-            "optimizer_states",
-            "lr_schedulers",
-            "validation",
-            "train_sums",
-            "global_step",
-            "epoch",
-            "metrics_rows",
-        ):
-            mine, other = (checkpoint.get(part) for checkpoint in checkpoints)
-            torch.testing.assert_close(mine, other, rtol=0, atol=0, msg=f"{name}: {part}")
-    assert rows(ours) == rows(theirs)
-    summaries = [json.loads((run / "summary.json").read_text()) for run in (ours, theirs)]
-    assert summaries[0]["status"] == "finished"
-    for key in ("metrics", "best_epoch"):
-        assert summaries[0][key] == summaries[1][key]
-    assert not list(ours.rglob(".*.partial"))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 import json
 import logging
+from signal import SIGTERM
 
 import pytest
 from omegaconf import OmegaConf
 
 from crescendo import runs
-from crescendo.errors import UserError
+from crescendo.errors import Interrupted, UserError
 
 CONFIG = OmegaConf.create({"data": {"name": "x"}, "model": {}, "seed": "${data.name}"})
 
@@ -42,7 +43,12 @@ def test_a_finished_run_leaves_its_records(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(ZeroDivisionError("by 0"), "failed"), (KeyboardInterrupt(), "interrupted")]
+    ("error", "status"),
+    [
+        (ZeroDivisionError("by 0"), "failed"),
+        (KeyboardInterrupt(), "interrupted"),
+        (Interrupted(SIGTERM), "interrupted"),
+    ],
 )
 def test_a_run_that_ends_early_says_so(tmp_path, error, status):
     with pytest.raises(type(error)):

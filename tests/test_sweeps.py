@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from crescendo import resolvers  # noqa: F401  # what conf/ interpolates
 from crescendo.errors import UserError
-from crescendo.ranks import shared_directory
+from crescendo.ranks import new_run_directory
 from crescendo.sweeps import Sweep, _locked, quoted
 
 QUICK = (*TINY, "trainer.max_steps=2", "logger=csv", "trainer.enable_progress_bar=false")
@@ -138,11 +138,11 @@ def test_torchrun_leaves_one_directory(tmp_path):
 def test_ranks_of_srun_agree_on_a_directory(tmp_path, monkeypatch):
     for name, value in {"NTASKS": "2", "JOB_ID": "7", "STEP_ID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    directory = shared_directory(tmp_path, rank_zero=True)
+    directory = new_run_directory(tmp_path, rank_zero=True)
     assert directory.is_dir()
-    assert shared_directory(tmp_path, rank_zero=False) == directory
+    assert new_run_directory(tmp_path, rank_zero=False) == directory
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # requeued: nothing is written over
-    assert shared_directory(tmp_path, rank_zero=True) != directory
+    assert new_run_directory(tmp_path, rank_zero=True) != directory
 
 
 def test_a_signal_ends_the_job_and_the_sweep(tmp_path):

@@ -184,6 +184,7 @@ class Settings(Group):
     weights: str | None
     channels_last: bool
     plan: bool
+    stop_seconds: PositiveFloat = 60.0
     resume: str | None = None
     resume_override: bool = False
 

@@ -3,6 +3,7 @@
 Only the standard library is imported here, so that every other module may depend on it.
 """
 
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,14 @@ EXIT_CODE = 2
 
 class UserError(ValueError):
     """A mistake in what was given. The message names what was given and what would be right."""
+
+
+class Interrupted(BaseException):
+    """A signal ended what was going on. Not an Exception, so that nobody takes it for an error."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"interrupted by {number.name}")
+        self.exit_code = 128 + number
 
 
 def nearest(name: str, options: Iterable[str], count: int = 3) -> list[str]:
@@ -48,7 +57,10 @@ def plain_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     except Exception as error:
         message = explain(error)
         if message is None:

@@ -5,6 +5,7 @@ A resumed run has its own configuration, whatever the defaults are by now; only 
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from crescendo.errors import UserError
-from crescendo.runs import find_runs, is_held, read_config, read_summary
+from crescendo.runs import REQUEUED, find_runs, is_held, read_config, read_summary
 from crescendo.targets import resolved
 
 # What may differ from the run's own configuration: it changes what is seen or where, not what is trained.
@@ -29,33 +30,56 @@ FREE = (
     "resume",
     "resume_override",
     "runs_dir",
+    "stop_seconds",
     "trainer.enable_progress_bar",
 )
 
 log = logging.getLogger(__name__)
 
 
-def find_run(config: DictConfig) -> Path:
+def find_run(config: DictConfig, *, rank_zero: bool) -> Path:
     """The directory of the run that `resume` names; `auto` is the newest unfinished one of `name`.
+
+    Args:
+        rank_zero: whether this process is to hold the run; others do not mind that rank 0 does by now.
 
     Raises:
         UserError: it is no run, it is finished, or a living process holds it; or `auto` finds none.
     """
     if config.resume == "auto":
-        return _newest_unfinished(Path(config.runs_dir) / config.name)
+        return _newest_unfinished(Path(config.runs_dir) / config.name, rank_zero=rank_zero)
     directory = Path(config.resume).expanduser().absolute()
     read_config(directory)  # refuses what is no run
     if read_summary(directory)["status"] == "finished":
         raise UserError(f"{directory} is finished: there is nothing to resume.")
-    if is_held(directory):
+    if rank_zero and is_held(directory):
         raise UserError(f"{directory} is held by a living process: wait for it, or stop it.")
     return directory
 
 
-def _newest_unfinished(place: Path) -> Path:
+def requeued_run(config: DictConfig) -> str | None:
+    """The run that this SLURM job trained before it was requeued; None for a job that was not."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or int(os.environ.get("SLURM_RESTART_COUNT", 0)) == 0:
+        return None
+    for directory in _by_age(Path(config.runs_dir) / config.name):
+        note = directory / REQUEUED
+        if note.is_file() and note.read_text(encoding="utf-8") == job:
+            return None if read_summary(directory)["status"] == "finished" else str(directory)
+    return None
+
+
+def _by_age(place: Path) -> list[Path]:
+    """The runs below a place, the newest first."""
     runs = find_runs([place]) if place.is_dir() and any(place.rglob("config.yaml")) else []
-    for directory in sorted(runs, key=lambda run: (run / "config.yaml").stat().st_mtime, reverse=True):
-        if read_summary(directory)["status"] != "finished" and not is_held(directory):
+    return sorted(runs, key=lambda run: (run / "config.yaml").stat().st_mtime, reverse=True)
+
+
+def _newest_unfinished(place: Path, *, rank_zero: bool) -> Path:
+    runs = _by_age(place)
+    for directory in runs:
+        held = rank_zero and is_held(directory)
+        if read_summary(directory)["status"] != "finished" and not held:
             return directory
     raise UserError(
         f"resume=auto: {place.absolute()} has no unfinished run ({len(runs)} finished or running)."

@@ -27,9 +27,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from crescendo.errors import UserError, no_directory
+from crescendo.errors import Interrupted, UserError, no_directory
 
 RUN_DIRECTORY_VARIABLE = "CRESCENDO_RUN_DIRECTORY"  # tells the other ranks where rank 0 writes
+REQUEUED = ".requeued"  # in a run directory: the SLURM job that is started again to go on with it
 LOCK = ".lock"  # in the run directory, held while the run goes on
 JOB_DIRECTORY_VARIABLE = "CRESCENDO_JOB_DIRECTORY"  # tells a sweep's job where it writes
 TRACEBACK_LOGGER = "crescendo.traceback"  # goes to train.log, not to the console
@@ -137,8 +138,8 @@ def _record(run: Run, config: DictConfig, overrides: Sequence[str]) -> Iterator[
     try:
         yield run
         run.summary["status"] = "finished"
-    except KeyboardInterrupt:
-        run.summary |= {"status": "interrupted", "error": "interrupted from the keyboard"}
+    except (Interrupted, KeyboardInterrupt) as interrupted:
+        run.summary |= {"status": "interrupted", "error": str(interrupted) or "interrupted from the keyboard"}
         raise
     except BaseException as error:
         run.summary["error"] = str(error) or type(error).__name__

@@ -212,12 +212,19 @@ class StepMetrics(L.Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What the epoch has added up so far; its seconds are those of every process that trained it."""
-        return {"epoch_sums": list(self._epoch_sums), "epoch_seconds": self._epoch_seconds}
+        """What the epoch and the run have added up so far, in every process that trained them."""
+        return {
+            "epoch_sums": list(self._epoch_sums),
+            "epoch_seconds": self._epoch_seconds,
+            "images": self._images,
+            "seconds": self._seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._epoch_sums = list(state_dict["epoch_sums"])
         self._epoch_seconds = state_dict["epoch_seconds"]
+        self._images, self._seconds = state_dict["images"], state_dict["seconds"]
+        self._summarize()  # the training may be done, and only its test be left
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -264,6 +271,9 @@ class StepMetrics(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._read(trainer, pl_module)  # what a stop inside an epoch left
+        self._summarize()
+
+    def _summarize(self) -> None:
         self.run.summary["images_per_second"] = round(self._images / max(self._seconds, 1e-9), 1)
 
     def _read(self, trainer: L.Trainer, classifier: L.LightningModule) -> None:

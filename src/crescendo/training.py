@@ -24,11 +24,12 @@ from crescendo.curriculum.schedule import Curriculum
 from crescendo.data import Augmentation, ImageData, Transform
 from crescendo.data.sources import Sets
 from crescendo.errors import UserError
+from crescendo.interruption import Interruption, Signals, signals_noted
 from crescendo.models import load_weights
 from crescendo.models.layers import Net
-from crescendo.ranks import shared_directory
+from crescendo.ranks import new_run_directory, shared_choice
 from crescendo.regularization import Regularization
-from crescendo.resume import find_run, resumed_config
+from crescendo.resume import find_run, requeued_run, resumed_config
 from crescendo.runs import (
     JOB_DIRECTORY_VARIABLE,
     RUN_DIRECTORY_VARIABLE,
@@ -68,8 +69,11 @@ def run(config: DictConfig) -> dict[str, float]:
     """
     overrides = _overrides()
     validate(config)
+    config.resume = config.resume or requeued_run(config)
     if config.resume is not None:
-        directory = _told_directory() or find_run(config)
+        directory = _told_directory() or shared_choice(
+            lambda: find_run(config, rank_zero=_is_rank_zero()), rank_zero=_is_rank_zero()
+        )
         config = resumed_config(config, overrides, directory)
         validate(config)
     check_arguments(config)
@@ -84,8 +88,11 @@ def run(config: DictConfig) -> dict[str, float]:
     if config.plan:
         return {}
     config.data.class_names = experiment.class_names  # so that the run is used without its data
-    with recording(_directory(config), config, overrides, rank_zero=_is_rank_zero()) as run:
-        return _train(config, experiment, run)
+    with (
+        signals_noted(config.stop_seconds) as signals,
+        recording(_directory(config), config, overrides, rank_zero=_is_rank_zero()) as run,
+    ):
+        return _train(config, experiment, run, signals)
 
 
 def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
@@ -192,7 +199,11 @@ def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, l
 
 
 def build_trainer(
-    config: DictConfig, run: Run, experiment: Experiment, checkpoint: Mapping[str, Any] | None = None
+    config: DictConfig,
+    run: Run,
+    experiment: Experiment,
+    signals: Signals,
+    checkpoint: Mapping[str, Any] | None = None,
 ) -> L.Trainer:
     """Lightning's Trainer with our callbacks and metrics.csv.
 
@@ -202,10 +213,12 @@ def build_trainer(
     Raises:
         UserError: the checkpoint has averaged weights, and no callback goes on averaging.
     """
+    configured = {name: build(node, f"callbacks.{name}") for name, node in config.callbacks.items()}
     callbacks = [
         CurriculumCallback(experiment.curriculum),
         StepMetrics(experiment.curriculum, run, config.trainer.log_every_n_steps),
-        *(build(node, f"callbacks.{name}") for name, node in config.callbacks.items()),
+        *configured.values(),
+        Interruption(signals, configured["checkpoint"], run.directory),
     ]
     if not config.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
@@ -226,7 +239,7 @@ def build_trainer(
     )
 
 
-def _train(config: DictConfig, experiment: Experiment, run: Run) -> dict[str, float]:
+def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signals) -> dict[str, float]:
     plan = experiment.plan
     run.summary |= {
         "parameters": plan.parameters,
@@ -240,18 +253,13 @@ def _train(config: DictConfig, experiment: Experiment, run: Run) -> dict[str, fl
         clean_partials(run.directory)
         step = checkpoint["global_step"] if checkpoint else 0
         log.info("resumed: %s goes on after step %d", run.directory, step)
-    trainer = build_trainer(config, run, experiment, checkpoint)
+    trainer = build_trainer(config, run, experiment, signals, checkpoint)
     if config.logger and _is_rank_zero():  # last, so that nothing fails between its start and the training
         logger = build(config.logger, "logger", run=run, config=_values(config))
         trainer.loggers = [*trainer.loggers, logger]
     failed = True
     try:
-        try:
-            trainer.fit(experiment.classifier, experiment.data, ckpt_path=checkpoint_path)
-        except SystemExit:
-            if trainer.interrupted:  # Lightning turns a KeyboardInterrupt into exit code 1
-                raise KeyboardInterrupt from None
-            raise
+        trainer.fit(experiment.classifier, experiment.data, ckpt_path=checkpoint_path)
         best = load_checkpoint(best_checkpoint(run.directory))
         experiment.classifier.load_state_dict(best["state_dict"])  # the averages, under EMA
         trainer.test(experiment.classifier, experiment.data, verbose=False)
@@ -265,6 +273,8 @@ def _train(config: DictConfig, experiment: Experiment, run: Run) -> dict[str, fl
         }
         failed = False
     finally:
+        if failed and not signals.awaited:
+            signals.kill_children()  # they wait for this rank in a collective
         finish_loggers(trainer.loggers, failed=failed)
     if trainer.is_global_zero:
         matrix = experiment.classifier.confusion_matrix
@@ -296,7 +306,8 @@ def _directory(config: DictConfig) -> Path:
     elif job:
         directory = Path(job)
     else:
-        directory = shared_directory(Path(config.runs_dir) / config.name, rank_zero=_is_rank_zero())
+        parent, rank_zero = Path(config.runs_dir) / config.name, _is_rank_zero()
+        directory = shared_choice(lambda: new_run_directory(parent, rank_zero=rank_zero), rank_zero=rank_zero)
     directory = directory.absolute()
     os.environ[RUN_DIRECTORY_VARIABLE] = str(directory)
     return directory

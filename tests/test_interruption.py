@@ -1,0 +1,150 @@
+"""Runs that are told to end do so, whole, and go on as if they had not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import REPOSITORY, command, only_run, train
+from whole_runs import TRAINING, assert_same_end
+
+# Fifty steps an epoch: a signal comes somewhere inside one.
+LONGER = (*TRAINING, "data.source.samples=2000", "callbacks.checkpoint.every_n_steps=10")
+SECONDS = 30  # that an end may take
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NAME": "training",
+    "SLURM_NTASKS": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_STEP_ID": "0",
+}
+
+
+def started(script, *arguments, cwd, **environment):
+    return subprocess.Popen(
+        [sys.executable, str(script), *arguments],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_checkpoint(process, place):
+    deadline = time.monotonic() + 120
+    while not list(place.rglob("last.ckpt")):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "no checkpoint in two minutes"
+        time.sleep(0.01)
+
+
+def ended(process):
+    """Its exit code and what it said, within the time that it has."""
+    begin = time.monotonic()
+    output, _ = process.communicate(timeout=SECONDS)
+    return process.returncode, " ".join(output.split()), time.monotonic() - begin
+
+
+def is_alive(number):
+    """Whether there is such a process; one that only waits to be collected is none."""
+    stat = Path(f"/proc/{number}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("number", "devices"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGINT, 2)]
+)
+def test_a_signal_ends_a_run_at_its_next_step(tmp_path, uninterrupted, number, devices):
+    overrides = (*LONGER, f"trainer.devices={devices}")
+    process = started(REPOSITORY / "train.py", *overrides, cwd=tmp_path)
+    wait_for_checkpoint(process, tmp_path)
+    process.send_signal(number)
+    code, said, _ = ended(process)
+    assert code == 128 + number, said
+    assert f"{number.name}: saved after step" in said
+    run = only_run(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["error"]) == ("interrupted", f"interrupted by {number.name}")
+    resumed = train(f"resume={run}", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_end(run, uninterrupted(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("place", "devices"),
+    [
+        ("training_step:3", 1),  # the epoch's last: its validation is still to come
+        ("validation_step:0", 1),
+        ("validation_step:3", 1),  # the last
+        ("test_step:0", 1),
+        ("validation_step:1", 2),
+        ("test_step:0", 2),
+    ],
+)
+def test_a_signal_at_an_epochs_end_loses_nothing(tmp_path, uninterrupted, place, devices):
+    overrides = (*TRAINING, "data.eval_batch_size=4", f"trainer.devices={devices}")
+    told = command(str(REPOSITORY / "tests" / "told.py"), place, *overrides, cwd=tmp_path)
+    assert told.returncode == 143, told.stderr
+    run = only_run(tmp_path)
+    assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
+    resumed = train("resume=auto", *overrides, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_end(run, uninterrupted(*overrides))
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_step_that_does_not_end_is_not_waited_for(tmp_path, again):
+    seconds = 60 if again else 2
+    process = started(
+        REPOSITORY / "tests" / "told.py", "stuck", *TRAINING, f"stop_seconds={seconds}", cwd=tmp_path
+    )
+    while "stuck" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    if again:
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+    code, said, took = ended(process)
+    assert code == 143
+    assert took < 10
+    assert ("SIGTERM again" if again else "not ended after stop_seconds=2") in said
+
+
+def test_a_rank_that_hangs_is_not_waited_for(tmp_path):
+    process = started(REPOSITORY / "train.py", *LONGER, "trainer.devices=2", "stop_seconds=2", cwd=tmp_path)
+    wait_for_checkpoint(process, tmp_path)
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    other = int(found.stdout.split()[0])
+    os.kill(other, signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    code, said, _ = ended(process)
+    assert code == 143, said
+    assert "not ended after stop_seconds=2" in said
+    assert not is_alive(other)
+
+
+def test_slurm_requeues_a_job_whose_time_is_over(tmp_path, uninterrupted):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    scontrol = tools / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tools}/asked\n')
+    scontrol.chmod(0o755)
+    slurm = SLURM | {"PATH": f"{tools}:{os.environ['PATH']}"}
+    process = started(REPOSITORY / "train.py", *LONGER, cwd=tmp_path, **slurm)
+    wait_for_checkpoint(process, tmp_path)
+    process.send_signal(signal.SIGUSR1)
+    code, said, _ = ended(process)
+    assert code == 128 + signal.SIGUSR1, said
+    assert (tools / "asked").read_text() == "requeue 7\n"
+    run = only_run(tmp_path)
+    again = train(*LONGER, cwd=tmp_path, **slurm, SLURM_RESTART_COUNT="1")
+    assert again.returncode == 0, again.stderr
+    assert only_run(tmp_path) == run
+    assert_same_end(run, uninterrupted(*LONGER))

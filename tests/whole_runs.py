@@ -1,0 +1,51 @@
+"""Runs that are held against each other: one that was interrupted against one that was not."""
+
+import csv
+import json
+
+import torch
+from commands import TINY
+
+# Four epochs of four steps in two stages, with everything that a checkpoint has to carry.
+TRAINING = (
+    *TINY,
+    "logger=csv",
+    "callbacks=ema",
+    "callbacks.checkpoint.every_n_steps=1",
+    "trainer.max_epochs=4",
+    "regularization.mixup=0.2",
+)
+
+
+def rows(run):
+    with (run / "metrics.csv").open() as file:
+        return [
+            {key: value for key, value in row.items() if key != "train/images_per_second"}
+            for row in csv.DictReader(file)
+        ]
+
+
+def assert_same_end(ours, theirs):
+    """Weights, averages, optimizer, metrics and metrics.csv, bit by bit."""
+    for name in ("last.ckpt", "best.ckpt"):
+        checkpoints = [torch.load(run / "checkpoints" / name, weights_only=True) for run in (ours, theirs)]
+        for part in (
+            "state_dict",
+            "current_model_state",
+            "averaging_state",
+            "optimizer_states",
+            "lr_schedulers",
+            "validation",
+            "train_sums",
+            "global_step",
+            "epoch",
+            "metrics_rows",
+        ):
+            mine, other = (checkpoint.get(part) for checkpoint in checkpoints)
+            torch.testing.assert_close(mine, other, rtol=0, atol=0, msg=f"{name}: {part}")
+    assert rows(ours) == rows(theirs)
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (ours, theirs)]
+    assert summaries[0]["status"] == "finished"
+    for key in ("metrics", "best_epoch"):
+        assert summaries[0][key] == summaries[1][key]
+    assert not list(ours.rglob(".*.partial"))
