@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,6 +21,7 @@ from crescendo import mixing
 from crescendo.curriculum.schedule import Stage
 from crescendo.data.datamodule import Batch
 from crescendo.models.layers import Net, WithAuxiliary
+from crescendo.nonfinite import Window
 from crescendo.optim import Schedule, parameter_groups
 from crescendo.randomness import seed_of
 from crescendo.regularization import apply_to_net
@@ -41,6 +43,7 @@ class ImageClassifier(L.LightningModule):
 
     Attributes:
         stage: the curriculum's stage that is being trained.
+        skipped: batches that are not trained on.
         validation: metrics of this epoch's validation; empty before it.
         confusion_matrix: of the last test, [classes, classes]: numbers of images, rows are true.
     """
@@ -66,6 +69,7 @@ class ImageClassifier(L.LightningModule):
         self.optimizer_factory, self.schedule = optimizer, schedule
         self.seed = seed
         self.validation: dict[str, float] = {}
+        self.skipped: Sequence[Window] = ()
         self.stage = Stage(index=0, first_epoch=0, epochs=0, resolution=0)
         for name, values in {"mean": mean, "std": std}.items():
             in_bytes = torch.tensor(values, dtype=torch.float32)[:, None, None] * 255
@@ -94,6 +98,8 @@ class ImageClassifier(L.LightningModule):
         return self.net(self.normalise(images))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self._is_skipped(batch_idx):  # all ranks have gradients to exchange, and none of them counts
+            return 0 * torch.stack([weights.sum() for weights in self.net.parameters()]).sum()
         torch.manual_seed(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank))
         strength = self.stage.knobs.get
         images, targets = mixing.mix(
@@ -115,6 +121,22 @@ class ImageClassifier(L.LightningModule):
             logits, loss = output, loss_of(output)
         self.train_sums.add(loss.detach(), mixing.count_correct(logits.detach(), targets), len(images))
         return loss
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """A step that is skipped counts, for the schedule, and changes nothing."""
+        if not self._is_skipped(batch_idx):
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        elif optimizer_closure is not None:
+            optimizer_closure()
+
+    def _is_skipped(self, batch_idx: int) -> bool:
+        return any((self.current_epoch, batch_idx) in window for window in self.skipped)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         _update(self.val_metrics, self(batch.images), batch.labels)

@@ -184,6 +184,7 @@ class Settings(Group):
     weights: str | None
     channels_last: bool
     plan: bool
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     stop_seconds: PositiveFloat = 60.0
     resume: str | None = None
     resume_override: bool = False

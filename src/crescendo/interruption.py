@@ -118,7 +118,7 @@ class Interruption(Checkpoint):
         """Keep Lightning from setting its handlers, and from asking all ranks for SIGTERM at every batch."""
         trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
-        self.signals.children = getattr(trainer.strategy.launcher, "procs", [])
+        self.signals.children = getattr(trainer.strategy.launcher, "procs", self.signals.children)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.world_size > 1:

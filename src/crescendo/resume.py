@@ -26,6 +26,7 @@ FREE = (
     "data.root",
     "logger",
     "name",
+    "on_nonfinite",
     "plan",
     "resume",
     "resume_override",

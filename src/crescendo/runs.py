@@ -49,6 +49,7 @@ SUMMARY = (
     "packages",
     "wandb_id",
     "not_applied",  # knobs that are on and that the net has no layer for
+    "skipped_windows",  # of batches around a loss that was not finite, under on_nonfinite=skip
     "error",
 )
 

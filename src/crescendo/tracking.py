@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import os
 import socket
 import sys
@@ -26,6 +27,7 @@ from torch import Tensor
 from crescendo.classifier import ImageClassifier
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.errors import UserError
+from crescendo.nonfinite import NonFiniteError, Window, all_finite
 from crescendo.runs import TRACEBACK_LOGGER, Run
 
 SERVER_TIMEOUT = 2.0  # seconds that W&B's server has to answer before the run goes on offline
@@ -193,20 +195,33 @@ class StepMetrics(L.Callback):
         self._steps, self._rate = 0, 0.0
         self._epoch_sums, self._epoch_seconds = [0.0, 0.0, 0], 0.0
         self._since = self._paused = 0.0
+        self._unchecked = 0  # the first batch of the epoch that is not known to have been finite
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_sums, self._epoch_seconds = [0.0, 0.0, 0], 0.0
+        self._unchecked = 0
         self._since = time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A training that goes on inside an epoch has no on_train_epoch_start for it."""
         self._steps = trainer.global_step
+        self._unchecked = _batches_done(trainer)
         self._since = time.perf_counter()
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """How much of metrics.csv is from before the checkpoint."""
+        """Nothing that is not finite is saved; and how much of metrics.csv is from before the checkpoint.
+
+        Raises:
+            NonFiniteError: on every device, if that is so on any.
+        """
+        assert isinstance(pl_module, ImageClassifier)
+        sums = pl_module.train_sums.state().to(pl_module.device)
+        wrong = ~all_finite(pl_module, sums)
+        if trainer.strategy.reduce(wrong.int(), reduce_op="sum") > 0:
+            raise NonFiniteError(self._window(trainer))
+        self._unchecked = _batches_done(trainer)
         checkpoint["metrics_rows"] = sum(
             logger.rows for logger in trainer.loggers if isinstance(logger, MetricsFile)
         )
@@ -276,6 +291,11 @@ class StepMetrics(L.Callback):
     def _summarize(self) -> None:
         self.run.summary["images_per_second"] = round(self._images / max(self._seconds, 1e-9), 1)
 
+    def _window(self, trainer: L.Trainer) -> Window:
+        """The batches since the last look."""
+        last = trainer.fit_loop.epoch_loop.batch_idx
+        return Window(trainer.current_epoch, min(self._unchecked, last), last, trainer.global_step)
+
     def _read(self, trainer: L.Trainer, classifier: L.LightningModule) -> None:
         assert isinstance(classifier, ImageClassifier)
 
@@ -285,6 +305,9 @@ class StepMetrics(L.Callback):
         loss, correct, images = classifier.train_sums.take(over_devices)
         seconds = time.perf_counter() - self._since
         self._since += seconds
+        if not math.isfinite(loss):
+            raise NonFiniteError(self._window(trainer))
+        self._unchecked = _batches_done(trainer)
         if images == 0:
             return
         self._images += images
@@ -307,6 +330,10 @@ class StepMetrics(L.Callback):
         }
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step - 1)  # counted as Lightning does
+
+
+def _batches_done(trainer: L.Trainer) -> int:
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 class ProgressBar(RichProgressBar):

@@ -10,6 +10,7 @@ from typing import Any, cast
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
@@ -27,6 +28,7 @@ from crescendo.errors import UserError
 from crescendo.interruption import Interruption, Signals, signals_noted
 from crescendo.models import load_weights
 from crescendo.models.layers import Net
+from crescendo.nonfinite import NonFiniteError, Windows
 from crescendo.ranks import new_run_directory, shared_choice
 from crescendo.regularization import Regularization
 from crescendo.resume import find_run, requeued_run, resumed_config
@@ -248,21 +250,15 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
     }
     for knob in plan.not_applied:
         log.warning("%s has no %s: not applied", plan.net, knob.replace("_", " "))
-    checkpoint_path, checkpoint = find_checkpoint(run.directory) or (None, None)
     if config.resume is not None:
         clean_partials(run.directory)
-        step = checkpoint["global_step"] if checkpoint else 0
-        log.info("resumed: %s goes on after step %d", run.directory, step)
-    trainer = build_trainer(config, run, experiment, signals, checkpoint)
-    if config.logger and _is_rank_zero():  # last, so that nothing fails between its start and the training
-        logger = build(config.logger, "logger", run=run, config=_values(config))
-        trainer.loggers = [*trainer.loggers, logger]
+    loggers: list[Logger] = []
     failed = True
     try:
-        trainer.fit(experiment.classifier, experiment.data, ckpt_path=checkpoint_path)
+        trainer, classifier, data = _fit(config, experiment, run, signals, loggers)
         best = load_checkpoint(best_checkpoint(run.directory))
-        experiment.classifier.load_state_dict(best["state_dict"])  # the averages, under EMA
-        trainer.test(experiment.classifier, experiment.data, verbose=False)
+        classifier.load_state_dict(best["state_dict"])  # the averages, under EMA
+        trainer.test(classifier, data, verbose=False)
         metrics = best["validation"] | {
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
         }
@@ -275,14 +271,58 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
     finally:
         if failed and not signals.awaited:
             signals.kill_children()  # they wait for this rank in a collective
-        finish_loggers(trainer.loggers, failed=failed)
+        finish_loggers(loggers, failed=failed)
     if trainer.is_global_zero:
-        matrix = experiment.classifier.confusion_matrix
+        matrix = classifier.confusion_matrix
         assert matrix is not None
         write_confusion_matrix(run.directory / "confusion_matrix.csv", matrix, experiment.class_names)
         accuracies = class_accuracies(matrix, experiment.class_names)
         get_console().print(show_result(plan, run.summary, accuracies, run.directory))
     return metrics
+
+
+def _fit(
+    config: DictConfig, experiment: Experiment, run: Run, signals: Signals, loggers: list[Logger]
+) -> tuple[L.Trainer, ImageClassifier, ImageData]:
+    """Train to the end, from the run's newest checkpoint if it has one.
+
+    Where the loss is not finite, on_nonfinite=skip begins again there, without the draws around it.
+
+    Args:
+        loggers: the configured one is put here when the training is about to start.
+    """
+    windows = Windows(run.directory)
+    while True:
+        if config.on_nonfinite == "skip":
+            windows.skip_all()
+        path, checkpoint = find_checkpoint(run.directory) or (None, None)
+        if config.resume is not None or windows.skipped:
+            step = checkpoint["global_step"] if checkpoint else 0
+            log.info("resumed: %s goes on after step %d", run.directory, step)
+        classifier, data = experiment.classifier, experiment.data
+        classifier.skipped = windows.skipped
+        run.summary["skipped_windows"] = len(windows.skipped)
+        trainer = build_trainer(config, run, experiment, signals, checkpoint)
+        if config.logger and _is_rank_zero():
+            if not loggers:  # last, so that nothing fails between its start and the training
+                loggers.append(build(config.logger, "logger", run=run, config=_values(config)))
+            trainer.loggers = [*trainer.loggers, *loggers]
+        try:
+            trainer.fit(classifier, data, ckpt_path=path)
+        except NonFiniteError as error:
+            batches = data.training_sampler().batches(error.window.epoch)
+            images = batches[error.window.first : error.window.last + 1].flatten().tolist()
+            windows.met(error.window, images)
+            if config.on_nonfinite == "stop":
+                raise UserError(
+                    f"{error}; its images are in {windows.path}. The checkpoint before it is kept. Lower "
+                    f"optimizer.lr, set trainer.gradient_clip_val, or go on without these images: "
+                    f"python train.py resume={run.directory} on_nonfinite=skip"
+                ) from error
+            log.warning("%s: left out", error)
+            experiment = prepare(config)
+        else:
+            return trainer, classifier, data
 
 
 def _refuse_knobs_without_owner(knobs: Sequence[str], net: str, overrides: Sequence[str]) -> None:

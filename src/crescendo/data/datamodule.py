@@ -121,13 +121,23 @@ class ImageData(L.LightningDataModule):
         self._position = (state_dict["epoch"], state_dict["batches"])
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        sampler = self.training_sampler()
+        sampler.go_on(*self._position)
+        return self._loader(self.training, sampler)
+
+    def training_sampler(self) -> TrainingSampler:
+        """What draws this rank's share.
+
+        Raises:
+            UserError: the global batch cannot be shared out.
+        """
         rank, ranks = self._rank()
         if self.batch_size % (ranks * self.parts):
             raise UserError(
                 f"data.batch_size={self.batch_size} is the global batch: it must be a multiple of "
                 f"{ranks} devices x trainer.accumulate_grad_batches={self.parts}."
             )
-        sampler = TrainingSampler(
+        return TrainingSampler(
             len(self.training),
             self.batch_size,
             self.curriculum,
@@ -136,8 +146,6 @@ class ImageData(L.LightningDataModule):
             rank=rank,
             ranks=ranks,
         )
-        sampler.go_on(*self._position)
-        return self._loader(self.training, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._evaluation_loader(self.validation)

@@ -73,12 +73,15 @@ class TrainingSampler:
         """Batches of a whole epoch, whatever was done of it."""
         return self.size // self.batch_size * self.parts
 
+    def batches(self, epoch: int) -> Indices:
+        """The indices of an epoch's batches over all ranks, [batches, images]."""
+        order = permutation(self.seed, epoch, self.size)
+        return order[: self.size // self.batch_size * self.batch_size].reshape(len(self), -1)
+
     def __iter__(self) -> Iterator[Draws]:
         resolution = self.curriculum.at(self.epoch).resolution
-        order = permutation(self.seed, self.epoch, self.size)
-        batches = order[: self.size // self.batch_size * self.batch_size].reshape(len(self), -1)
         epoch, done = self._done
-        for batch in batches[done if self.epoch == epoch else 0 :]:
+        for batch in self.batches(self.epoch)[done if self.epoch == epoch else 0 :]:
             yield Draws(batch[self.rank :: self.ranks], self.epoch, resolution)
 
 
