@@ -144,6 +144,12 @@ class ImageClassifier(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.validation = {}
 
+    def on_validation_epoch_start(self) -> None:
+        """All devices validate rank 0's statistics of batch norm, averaged or not: those are saved."""
+        if self.trainer.world_size > 1:
+            for statistics in self.net.buffers():
+                torch.distributed.broadcast(statistics, src=0)
+
     def on_validation_epoch_end(self) -> None:
         self.validation = self._log_and_reset(self.val_metrics)
 

@@ -151,6 +151,7 @@ class TrainerSettings(Target):
     devices: PositiveInt | Literal["auto", -1] | list[NonNegativeInt]
     num_nodes: PositiveInt
     strategy: str
+    sync_batchnorm: bool
     precision: str | int
     max_epochs: PositiveInt
     max_steps: Annotated[int, Field(ge=-1)]

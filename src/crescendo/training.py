@@ -24,6 +24,7 @@ from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.data import Augmentation, ImageData, Transform
 from crescendo.data.sources import Sets
+from crescendo.devices import check_devices, set_up_ddp
 from crescendo.errors import UserError
 from crescendo.interruption import Interruption, Signals, signals_noted
 from crescendo.models import load_weights
@@ -104,6 +105,7 @@ def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         config: validated.
         overrides: what was typed; a knob given there must have an owner in the net.
     """
+    check_devices(config.trainer)
     classifier = build_classifier(config)
     with users_mistakes("optimizer"):
         classifier.make_optimizer()
@@ -229,7 +231,7 @@ def build_trainer(
         raise UserError(
             f"{run.directory} has averaged weights, and no callback goes on averaging: add callbacks=ema."
         )
-    return build(
+    trainer: L.Trainer = build(
         config.trainer,
         "trainer",
         callbacks=callbacks,
@@ -239,6 +241,8 @@ def build_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    set_up_ddp(trainer)
+    return trainer
 
 
 def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signals) -> dict[str, float]:

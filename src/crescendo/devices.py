@@ -1,0 +1,42 @@
+"""What data parallel training is set to, on one device or many."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import DictConfig
+
+from crescendo.errors import UserError
+
+
+def check_devices(trainer: DictConfig) -> None:
+    """Refuse what the devices cannot do.
+
+    Raises:
+        UserError: synchronised batch norm on CPUs.
+    """
+    on_cpu = trainer.accelerator == "cpu" or (
+        trainer.accelerator == "auto" and not torch.accelerator.is_available()
+    )
+    if trainer.sync_batchnorm and on_cpu:
+        raise UserError(
+            "trainer.sync_batchnorm=true: torch's SyncBatchNorm has no CPU path. Leave it out on CPUs; each "
+            "process then has the statistics of its own share of the batch."
+        )
+
+
+def set_up_ddp(trainer: L.Trainer) -> None:
+    """Where Lightning chose DDP: gradients live in the buckets that are exchanged, and are not searched for.
+
+    Every net uses all its parameters in every step, in the same order, so the graph is static; but torch's
+    static graph counts backward passes, which parts of a batch (gradient accumulation) would confuse.
+    A strategy that was configured with arguments of its own keeps them.
+    """
+    if isinstance(trainer.strategy, DDPStrategy):
+        settings: dict[str, Any] = {
+            "gradient_as_bucket_view": True,
+            "find_unused_parameters": False,
+            "static_graph": trainer.accumulate_grad_batches == 1,
+        }
+        trainer.strategy._ddp_kwargs = settings | trainer.strategy._ddp_kwargs

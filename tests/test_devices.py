@@ -1,0 +1,89 @@
+"""One device or many: the same command, the same training."""
+
+import csv
+import json
+
+import pytest
+import torch
+from commands import REPOSITORY, TINY, command, only_run, train
+from whole_runs import TRAINING
+
+# A net without batch statistics, nothing drawn on a device; 163 training and 45 test images.
+EXACT = (
+    *TINY,
+    "regularization=none",
+    "data.source.samples=181",
+    "trainer.max_epochs=4",
+    "trainer.log_every_n_steps=1",
+    "logger=csv",
+)
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+
+
+def losses(run):
+    with (run / "metrics.csv").open() as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_two_processes_train_as_one_does(tmp_path, uninterrupted, parts):
+    overrides = (*EXACT, f"trainer.accumulate_grad_batches={parts}")
+    one, two = uninterrupted(*overrides), uninterrupted(*overrides, "trainer.devices=2")
+    assert len(losses(one)) == 20
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5, abs=1e-5)
+    metrics = [json.loads((run / "summary.json").read_text())["metrics"] for run in (one, two)]
+    for name in ("test/accuracy", "test/accuracy_top5", "val/accuracy"):
+        assert metrics[0][name] == metrics[1][name]
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-4)
+    matrices = [(run / "confusion_matrix.csv").read_text() for run in (one, two)]
+    assert matrices[0] == matrices[1]
+    counts = [int(cell) for row in csv.reader(matrices[1].splitlines()[1:]) for cell in row[1:]]
+    assert sum(counts) == 45
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_epoch_draws_each_image_at_most_once_also_when_it_is_resumed(tmp_path, ranks):
+    overrides = (*TRAINING, "data.source.samples=181", f"trainer.devices={ranks}")
+    launch = TORCHRUN if ranks > 1 else ()
+    script = str(REPOSITORY / "tests" / "draws.py")
+    stopped = command(*launch, script, *overrides, "trainer.max_steps=7", cwd=tmp_path)
+    assert stopped.returncode == 0, stopped.stderr
+    run = only_run(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"status": "interrupted"}))
+    going_on = ("trainer.max_steps=-1", "resume_override=true")
+    resumed = command(*launch, script, f"resume={run}", *going_on, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    steps = [json.loads(line) for line in (tmp_path / "draws.jsonl").read_text().splitlines()]
+    for epoch in range(4):
+        mine = [step for step in steps if step["epoch"] == epoch]
+        assert sorted((step["batch"], step["rank"]) for step in mine) == [
+            (batch, rank) for batch in range(5) for rank in range(ranks)
+        ]
+        drawn = [index for step in mine for index in step["indices"]]
+        assert len(drawn) == len(set(drawn)) == 160
+        assert set(drawn) <= set(range(163))
+
+
+def test_synchronised_batch_norm_is_refused_on_a_cpu(tmp_path):
+    refused = train(*TINY, "trainer.sync_batchnorm=true", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "SyncBatchNorm has no CPU path" in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_senet154_on_four_processes(tmp_path):
+    overrides = (
+        "model=senet154",
+        "trainer.devices=4",
+        "trainer.accelerator=cpu",
+        "trainer.max_steps=2",
+        "data.batch_size=8",
+    )
+    result = train(*overrides, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run = only_run(tmp_path)
+    assert list(run.parent.iterdir()) == [run]
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
