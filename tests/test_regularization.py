@@ -6,7 +6,7 @@ from crescendo.errors import UserError
 from crescendo.models.layers import Dropout, DropPath
 from crescendo.regularization import Regularization, apply_to_net
 
-KNOBS = {"dropout", "drop_path", "random_erasing", "mixup", "cutmix", "label_smoothing"}
+KNOBS = {"dropout", "drop_path", "randaugment", "random_erasing", "mixup", "cutmix", "label_smoothing"}
 
 
 def net_with_both():

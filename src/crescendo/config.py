@@ -66,6 +66,8 @@ def _published_or_range(value: object) -> object:
 
 
 def _whole_pixels(value: object) -> object:
+    if isinstance(value, dict) and value.get("start") == "auto":
+        return value | {"end": _whole_pixels(value.get("end"))}
     value = _number_or_range(value)
     for pixels in value.values() if isinstance(value, dict) else [value]:
         if not isinstance(pixels, int) or pixels < 1:
@@ -123,6 +125,7 @@ class ModelSettings(Target):
 class RegularizationSettings(Group):
     dropout: StrengthOrPublished
     drop_path: StrengthOrPublished
+    randaugment: Strength = 0.0
     random_erasing: Strength
     mixup: Strength
     cutmix: Strength

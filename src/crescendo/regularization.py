@@ -1,7 +1,8 @@
 """The regularization strengths ("knobs"): what may rise, within which bounds, and who applies each.
 
-dropout and drop path belong to layers of the net, the other knobs to the classifier, which acts on
-batches and targets. Off means off: a knob at 0 takes no random number and changes no bit.
+dropout and drop path belong to layers of the net, RandAugment to the data, the other knobs to the
+classifier, which acts on batches and targets. Off means off: a knob at 0 takes no random number and
+changes no bit.
 """
 
 import math
@@ -26,6 +27,8 @@ class Regularization:
         dropout: rate of the head's last dropout, in [0, 1); "published" is the rate of the net's paper.
         drop_path: rate of the deepest residual block (stochastic depth, Huang et al. 2016,
             arXiv:1603.09382), falling over depth by each family's rule; or "published".
+        randaugment: magnitude of RandAugment (Cubuk et al. 2019, arXiv:1909.13719) on the scale of
+            Google's code, where 10 is the full strength.
         random_erasing: probability that an image loses a rectangle (Zhong et al. 2017, arXiv:1708.04896).
         mixup: alpha of Beta(alpha, alpha) (Zhang et al. 2017, arXiv:1710.09412).
         cutmix: alpha of Beta(alpha, alpha) (Yun et al. 2019, arXiv:1905.04899).
@@ -37,6 +40,7 @@ class Regularization:
 
     dropout: Strength | Literal["published"] = 0.0
     drop_path: Strength | Literal["published"] = 0.0
+    randaugment: Strength = 0.0
     random_erasing: Strength = 0.0
     mixup: Strength = 0.0
     cutmix: Strength = 0.0
@@ -49,7 +53,7 @@ class Regularization:
                 continue
             ramp = Ramp.of(strength)
             object.__setattr__(self, knob.name, ramp)
-            below_one = knob.name not in ("mixup", "cutmix")
+            below_one = knob.name not in ("randaugment", "mixup", "cutmix")
             for value in (ramp.start, ramp.end):
                 if not 0 <= value < (1 if below_one else math.inf):
                     bounds = "at least 0 and below 1" if below_one else "a number, 0 or more"

@@ -155,7 +155,13 @@ def build_classifier(config: DictConfig) -> ImageClassifier:
 def build_curriculum(config: DictConfig, net: Net) -> Curriculum:
     """The configured curriculum, with the knobs that apply to `net`."""
     knobs = Regularization(**_values(config.regularization)).ramps(net)
-    return build(config.curriculum, "curriculum", epochs=config.trainer.max_epochs, knobs=knobs)
+    return build(
+        config.curriculum,
+        "curriculum",
+        epochs=config.trainer.max_epochs,
+        knobs=knobs,
+        smallest=net.min_resolution,
+    )
 
 
 def build_transform(config: DictConfig) -> Transform:

@@ -137,3 +137,13 @@ def test_the_schedule_needs_neither_torch_nor_lightning():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (answer.stdout, answer.stderr) == ("set()\n", "")
+
+
+@pytest.mark.parametrize(
+    ("end", "smallest", "multiple_of", "start"),
+    [(32, 1, 8, 16), (224, 32, 8, 112), (32, 32, 8, 32), (96, 63, 8, 63), (28, 63, 4, 28), (300, 1, 8, 152)],
+)
+def test_an_automatic_start_is_half_the_end_or_what_the_net_takes(end, smallest, multiple_of, start):
+    resolution = {"start": "auto", "end": end}
+    curriculum = Curriculum(3, resolution, 3, multiple_of=multiple_of, smallest=smallest)
+    assert [stage.resolution for stage in curriculum.plan][::2] == [start, end]

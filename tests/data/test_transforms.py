@@ -257,6 +257,13 @@ def test_padding_and_cropping_exclude_each_other(settings):
 
 
 def test_no_two_decisions_share_a_number():
-    used = [transforms.FLIP, transforms.SHIFT, transforms.LIGHT, transforms.PLACE, transforms.CROP]
+    used = [
+        transforms.FLIP,
+        transforms.SHIFT,
+        transforms.LIGHT,
+        transforms.PLACE,
+        transforms.CROP,
+        transforms.RANDAUGMENT,
+    ]
     columns = np.concatenate([np.atleast_1d(np.arange(NUMBERS)[part]) for part in used])
     assert sorted(columns) == list(range(NUMBERS))

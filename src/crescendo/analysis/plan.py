@@ -87,7 +87,7 @@ def check_net_follows(net: nn.Module, curriculum: Curriculum) -> None:
     """
     smallest = getattr(net, "min_resolution", 1)
     largest = getattr(net, "max_resolution", None)
-    ramp = Ramp.of(curriculum.resolution)
+    ramp = curriculum.resolution_ramp
     one_number = not isinstance(curriculum.resolution, Mapping | Ramp)
     for stage in curriculum.plan:
         reason = check_resolution(net, stage.resolution)

@@ -10,7 +10,7 @@ Nothing here is stored anywhere: a checkpoint or a worker needs the epoch alone.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, cast
 
 from crescendo.errors import UserError
 
@@ -65,30 +65,37 @@ class Curriculum:
 
     Args:
         epochs: length of the training.
-        resolution: px; a number stays, a range rises.
+        resolution: px; a number stays, a range rises. A range that starts at "auto" starts at half its
+            end, or at `smallest` if that is more.
         stages: number of stages; one stage trains at the end values.
         split: "even", or the epochs of each stage. A list that does not add up to `epochs` is scaled.
         knobs: regularization strengths, each a ramp.
         multiple_of: what the resolutions between the first and the last are rounded to.
         interpolation: between start and end, of the resolution and of every knob.
         evaluation_resolution: px, for validation and test; None is the last stage's.
+        smallest: px that the net takes.
 
     Raises:
         UserError: fewer epochs than stages, a split of another length, a ramp that cannot be.
     """
 
     epochs: int
-    resolution: Ramp | float | Mapping[str, float]
+    resolution: Ramp | float | Mapping[str, float | Literal["auto"]]
     stages: int = 1
     split: Sequence[int] | Literal["even"] = "even"
     knobs: Mapping[str, Ramp] = field(default_factory=dict)
     multiple_of: int = 1
     interpolation: Interpolation = "linear"
     evaluation_resolution: int | None = None
+    smallest: int = 1
 
     def __post_init__(self) -> None:
+        if isinstance(self.resolution, Mapping) and self.resolution["start"] == "auto":
+            end = float(self.resolution["end"])
+            start = self.multiple_of * round(end / 2 / self.multiple_of)
+            object.__setattr__(self, "resolution", Ramp(min(end, max(start, self.smallest)), end))
         if self.evaluation_resolution is None:
-            object.__setattr__(self, "evaluation_resolution", round(self._resolution.end))
+            object.__setattr__(self, "evaluation_resolution", round(self.resolution_ramp.end))
         if self.stages < 1:
             raise UserError(f"curriculum.stages={self.stages}: there is at least one stage.")
         if self.epochs < self.stages:
@@ -102,7 +109,7 @@ class Curriculum:
                 f"curriculum.stages={self.stages} stages."
             )
         if self.interpolation == "geometric":
-            for name, ramp in {"resolution": self._resolution, **self.knobs}.items():
+            for name, ramp in {"resolution": self.resolution_ramp, **self.knobs}.items():
                 if ramp.rises_from_zero:
                     raise UserError(
                         f"{name} goes from {ramp.start:g} to {ramp.end:g}: a geometric ramp cannot "
@@ -110,8 +117,8 @@ class Curriculum:
                     )
 
     @property
-    def _resolution(self) -> Ramp:
-        return Ramp.of(self.resolution)
+    def resolution_ramp(self) -> Ramp:
+        return Ramp.of(cast(Ramp | float | Mapping[str, float], self.resolution))
 
     @property
     def plan(self) -> tuple[Stage, ...]:
@@ -135,11 +142,11 @@ class Curriculum:
         return Stage(index, first_epoch, epochs, self._resolution_at(fraction), knobs)
 
     def _resolution_at(self, fraction: float) -> int:
-        exact = self._resolution.at(fraction, self.interpolation)
+        exact = self.resolution_ramp.at(fraction, self.interpolation)
         if fraction in (0.0, 1.0):
             return round(exact)
         rounded = self.multiple_of * int(exact / self.multiple_of + 0.5)
-        low, high = sorted((round(self._resolution.start), round(self._resolution.end)))
+        low, high = sorted((round(self.resolution_ramp.start), round(self.resolution_ramp.end)))
         return min(max(rounded, low), high)
 
     def _first_epochs(self) -> list[int]:

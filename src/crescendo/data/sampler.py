@@ -20,11 +20,13 @@ class Draws(NamedTuple):
     """One rank's share of a batch: which samples, and how they are to be seen.
 
     `epoch` addresses the augmentation's random numbers; None is evaluation, without augmentation.
+    `randaugment` is RandAugment's magnitude.
     """
 
     indices: Indices
     epoch: int | None
     resolution: int
+    randaugment: float = 0.0
 
 
 class TrainingSampler:
@@ -79,10 +81,11 @@ class TrainingSampler:
         return order[: self.size // self.batch_size * self.batch_size].reshape(len(self), -1)
 
     def __iter__(self) -> Iterator[Draws]:
-        resolution = self.curriculum.at(self.epoch).resolution
+        stage = self.curriculum.at(self.epoch)
+        magnitude = stage.knobs.get("randaugment", 0.0)
         epoch, done = self._done
         for batch in self.batches(self.epoch)[done if self.epoch == epoch else 0 :]:
-            yield Draws(batch[self.rank :: self.ranks], self.epoch, resolution)
+            yield Draws(batch[self.rank :: self.ranks], self.epoch, stage.resolution, magnitude)
 
 
 class EvaluationSampler:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
+from crescendo.data import randaugment
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
 from crescendo.randomness import uniform
@@ -36,7 +37,8 @@ RGB_EIGENVECTORS = torch.tensor(
 # The uniform numbers of a sample, by what they decide.
 FLIP, SHIFT, LIGHT, PLACE = 0, slice(1, 3), slice(3, 9), slice(9, 11)
 CROP = slice(11, 11 + 2 * CROP_ATTEMPTS)
-NUMBERS = CROP.stop
+RANDAUGMENT = slice(CROP.stop, CROP.stop + randaugment.NUMBERS)
+NUMBERS = RANDAUGMENT.stop
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,14 @@ class Transform:
             boxes = [self._box(width, height, row) for row in numbers]
             cut = [vision.crop(image, *_corner(box)) for image, box in zip(images, boxes, strict=True)]
             images = torch.stack([self._fit(image[None], draws.resolution)[0] for image in cut])
-            return self._augment(images, numbers, shift=True)
+            return self._augment(images, numbers, draws, shift=True)
         if self.fit == "resize":
             share = self.eval_crop if numbers is None else 1.0
             images = vision.crop(images, *_corner(_centre(width, height, share)))
         if numbers is not None:
             images = _shift(images, numbers[:, SHIFT], self.augmentation.shift)
         images = self._fit(images, draws.resolution)
-        return images if numbers is None else self._augment(images, numbers, shift=False)
+        return images if numbers is None else self._augment(images, numbers, draws, shift=False)
 
     def decoded(self, images: Sequence[Image.Image], draws: Draws) -> Tensor:
         """A batch from images of any size, as PIL decoded them."""
@@ -117,7 +119,7 @@ class Transform:
         batch = torch.stack(
             [self._resample(image, row, draws.resolution) for image, row in zip(images, rows, strict=True)]
         )
-        return batch if numbers is None else self._augment(batch, numbers, shift=True)
+        return batch if numbers is None else self._augment(batch, numbers, draws, shift=True)
 
     def _resample(self, image: Image.Image, row: Numbers | None, resolution: int) -> Tensor:
         if self.fit == "pad":
@@ -149,12 +151,13 @@ class Transform:
             images = vision.resize(images, size, antialias=True)
         return _pad_to(images, resolution).contiguous(memory_format=torch.channels_last)
 
-    def _augment(self, images: Tensor, numbers: Numbers, *, shift: bool) -> Tensor:
+    def _augment(self, images: Tensor, numbers: Numbers, draws: Draws, *, shift: bool) -> Tensor:
         if shift:
             images = _shift(images, numbers[:, SHIFT], self.augmentation.shift)
         if self.augmentation.flip:
             mirrored = torch.from_numpy(numbers[:, FLIP] < 0.5)[:, None, None, None]
             images = torch.where(mirrored, images.flip(3), images)
+        images = randaugment.rand_augment(images, numbers[:, RANDAUGMENT], draws.randaugment)
         if self.augmentation.lighting > 0:
             images = _light(images, numbers[:, LIGHT], self.augmentation.lighting)
         return images.contiguous(memory_format=torch.channels_last)
