@@ -1,13 +1,9 @@
 import csv
-import logging
-import socket
-import time
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from crescendo import tracking
 from crescendo.classifier import ImageClassifier
@@ -86,57 +82,6 @@ def test_rows_count_optimizer_steps_and_name_the_rate_that_each_used(tmp_path):
     assert [row["step"] for row in training] == ["2", "3", "5", "7"]
     assert [float(row["lr"]) for row in training] == pytest.approx([1, 1, 0.1, 0.1])
     assert run.summary["images_per_second"] > 0
-
-
-class FakeWandb:
-    """What `_server_answers` asks of the wandb package."""
-
-    def __init__(self, key: bool, url: str = "") -> None:
-        self.key = key
-        self.settings = OmegaConf.create({"base_url": url})
-
-    def login(self, prompt: bool, verify: bool) -> bool:
-        assert not prompt
-        assert not verify
-        return self.key
-
-    def setup(self):
-        return self
-
-
-def test_without_a_key_no_connection_is_tried(monkeypatch):
-    monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("connected"))
-    assert not tracking._server_answers(FakeWandb(key=False))
-
-
-def test_with_a_key_and_a_server_the_run_is_online():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert tracking._server_answers(FakeWandb(key=True, url=f"http://127.0.0.1:{port}"))
-
-
-def test_with_a_key_and_no_server_the_run_goes_on_offline(caplog):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    begin = time.perf_counter()
-    with caplog.at_level(logging.WARNING, logger="crescendo"):
-        logging.getLogger("crescendo").propagate = True
-        assert not tracking._server_answers(FakeWandb(key=True, url=f"http://127.0.0.1:{port}"))
-    assert time.perf_counter() - begin < 3
-    assert "127.0.0.1 does not answer" in caplog.text
-
-
-def test_wandb_gets_the_configuration_and_stays_in_the_run_directory(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    run = Run(tmp_path / "run")
-    run.directory.mkdir()
-    logger = tracking.weights_and_biases(run, {"seed": 3}, "crescendo", None, "sweep", ["quick"])
-    logger.log_metrics({"loss": 1.0}, step=0)
-    assert logger.experiment.config["seed"] == 3
-    assert logger.experiment.group == "sweep"
-    assert run.summary["wandb_id"] == logger.experiment.id
-    tracking.finish_loggers([logger], failed=False)
-    assert list((run.directory / "wandb").glob("offline-run-*"))
 
 
 def test_peak_memory_is_in_bytes():

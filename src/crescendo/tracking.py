@@ -3,22 +3,18 @@
 import csv
 import logging
 import math
-import os
-import socket
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 from rich.logging import RichHandler
@@ -29,8 +25,7 @@ from crescendo.curriculum.schedule import Curriculum
 from crescendo.errors import UserError
 from crescendo.nonfinite import NonFiniteError, Window, all_finite
 from crescendo.runs import TRACEBACK_LOGGER, Run
-
-SERVER_TIMEOUT = 2.0  # seconds that W&B's server has to answer before the run goes on offline
+from crescendo.wandb_run import WandbRun
 
 log = logging.getLogger(__name__)
 
@@ -115,54 +110,6 @@ class MetricsFile(Logger):
             csv.DictWriter(file, self._columns).writerow(row)
 
 
-def weights_and_biases(
-    run: Run, config: dict[str, Any], project: str, entity: str | None, group: str | None, tags: list[str]
-) -> WandbLogger:
-    """A W&B run: online where a key is configured and the server answers in 2 s, else offline.
-
-    It never prompts: without a key W&B is not asked to log in. WANDB_MODE decides where it is set.
-    """
-    import wandb  # a second of imports that other loggers need not pay
-
-    wandb.setup(wandb.Settings(silent=True))
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if _server_answers(wandb) else "offline")
-    experiment = wandb.init(
-        id=_wandb_id(run.directory),
-        resume="allow",
-        name=run.directory.name,
-        project=project,
-        entity=entity,
-        group=group,
-        tags=tags,
-        dir=run.directory,
-        config=config,
-        mode=mode,
-        settings=wandb.Settings(silent=True, console="off"),
-    )
-    run.summary["wandb_id"] = experiment.id
-    if mode == "offline":
-        log.info("W&B is offline. To upload later: wandb sync %s", Path(experiment.dir).parent)
-    return WandbLogger(experiment=experiment)
-
-
-def _wandb_id(directory: Path) -> str:
-    """The same for a run and its resumption; W&B's ids are short and plain."""
-    return blake2b("/".join(directory.parts[-2:]).encode(), digest_size=8).hexdigest()
-
-
-def _server_answers(wandb: Any) -> bool:
-    if not wandb.login(prompt=False, verify=False):
-        return False
-    address = urlparse(wandb.setup().settings.base_url)
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname, port), SERVER_TIMEOUT).close()
-    except OSError as error:
-        log.warning("W&B: %s does not answer (%s); the run goes on offline", address.hostname, error)
-        return False
-    return True
-
-
 def tensorboard(run: Run, config: dict[str, Any]) -> TensorBoardLogger:
     """TensorBoard's event files, in the run directory's tensorboard/.
 
@@ -178,8 +125,8 @@ def tensorboard(run: Run, config: dict[str, Any]) -> TensorBoardLogger:
 def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
     """Close W&B's run, as failed where it is; else the next run of this process would write into it."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=int(failed))
+        if isinstance(logger, WandbRun):
+            logger.finish(failed=failed)
 
 
 class StepMetrics(L.Callback):

@@ -315,7 +315,8 @@ def _fit(
         trainer = build_trainer(config, run, experiment, signals, checkpoint)
         if config.logger and _is_rank_zero():
             if not loggers:  # last, so that nothing fails between its start and the training
-                loggers.append(build(config.logger, "logger", run=run, config=_values(config)))
+                logger = build(config.logger, "logger", run=run, config=_values(config))
+                loggers += [logger] if logger is not None else []
             trainer.loggers = [*trainer.loggers, *loggers]
         try:
             trainer.fit(classifier, data, ckpt_path=path)
