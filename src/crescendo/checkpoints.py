@@ -249,6 +249,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if target.name == LAST and target.exists():
                 target.replace(target.with_name(PREVIOUS))
             partial.replace(target)
+        except RuntimeError as error:
+            partial.unlink(missing_ok=True)
+            if isinstance(error.__context__, OSError):  # torch's writer hides that the disk is full
+                raise error.__context__ from error
+            raise
         except BaseException:
             partial.unlink(missing_ok=True)  # a full disk should not stay full
             raise

@@ -5,12 +5,14 @@ where they are in another collective. Here a handler only takes note; the ranks 
 """
 
 import logging
+import math
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +25,13 @@ import torch.distributed
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 
 from crescendo.checkpoints import BestCheckpoint
-from crescendo.errors import Interrupted
+from crescendo.errors import EXIT_CODE, Interrupted
 from crescendo.runs import REQUEUED, write_whole
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 REQUEUE = signal.SIGUSR1  # sbatch --signal=USR1@90: the time of a SLURM job is nearly over
+
+LOST_SECONDS = 10.0  # that rank 0 has to end by itself when another rank is gone
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +42,14 @@ class Signals:
     Attributes:
         told: the first signal; None so far.
         awaited: somebody looks at `told` soon; else the signal is raised where it arrives.
+        agreed: all ranks end by themselves, at the same step.
         children: processes of this run's other ranks.
     """
 
     def __init__(self, seconds: float) -> None:
         self.told: signal.Signals | None = None
         self.awaited = False
+        self.agreed = False
         self.children: list[subprocess.Popen[bytes]] = []
         self._seconds = seconds
 
@@ -65,8 +71,36 @@ class Signals:
         self.kill_children()
         os._exit(128 + self.told)
 
+    def watch(self, children: list[subprocess.Popen[bytes]]) -> None:
+        """Take the other ranks' processes over from Lightning, which kills rank 0 where one of them fails.
+
+        Rank 0 has LOST_SECONDS to notice, and to say in its summary how the run ended.
+        """
+        if children:
+            self.children, children[:] = [*children], []
+            threading.Thread(target=self._wait_for_a_loss, daemon=True).start()
+
+    def lost_rank(self, seconds: float = 0.0) -> str | None:
+        """Which other rank has ended badly, and how, or does so within a time; None if none does."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for rank, process in enumerate(self.children, start=1):
+                code = process.poll()
+                if code:
+                    return f"rank {rank} ended with " + (f"signal {-code}" if code < 0 else f"code {code}")
+            if not self.children or time.monotonic() >= deadline:
+                return None
+            time.sleep(0.1)
+
+    def _wait_for_a_loss(self) -> None:
+        lost = self.lost_rank(math.inf)
+        time.sleep(LOST_SECONDS)
+        if lost and self.children:  # rank 0 still waits for it
+            os.write(2, f"error: {lost}\n".encode())
+            self.kill_children()
+            os._exit(EXIT_CODE)
+
     def kill_children(self) -> None:
-        """Take them out of Lightning's list, too: it would kill this process since they ended badly."""
         while self.children:
             self.children.pop().kill()
 
@@ -118,7 +152,7 @@ class Interruption(Checkpoint):
         """Keep Lightning from setting its handlers, and from asking all ranks for SIGTERM at every batch."""
         trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
-        self.signals.children = getattr(trainer.strategy.launcher, "procs", self.signals.children)
+        self.signals.watch(getattr(trainer.strategy.launcher, "procs", []))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.world_size > 1:
@@ -191,6 +225,7 @@ class Interruption(Checkpoint):
 
     def _end(self, trainer: L.Trainer) -> None:
         self._read()
+        self.signals.agreed = True
         number = signal.Signals(self._agreed or self.signals.told or 0)
         if trainer.is_global_zero:
             log.info(
@@ -202,7 +237,7 @@ class Interruption(Checkpoint):
             if number == REQUEUE:
                 requeue(self.run)
             raise Interrupted(number)
-        sys.exit(0)  # rank 0 says how the run ended; Lightning kills it if another rank fails
+        sys.exit(0)  # rank 0 says how the run ended
 
 
 def requeue(run: Path) -> None:

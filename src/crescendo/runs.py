@@ -6,12 +6,15 @@ runs/<name>/<date>_<time>_<short id>/
   summary.json
 """
 
+import errno
 import fcntl
 import json
 import logging
 import os
 import re
 import secrets
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -30,6 +33,7 @@ from yaml import YAMLError
 from crescendo.errors import Interrupted, UserError, no_directory
 
 RUN_DIRECTORY_VARIABLE = "CRESCENDO_RUN_DIRECTORY"  # tells the other ranks where rank 0 writes
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a disk, a quota, a file; and a broken disk
 REQUEUED = ".requeued"  # in a run directory: the SLURM job that is started again to go on with it
 LOCK = ".lock"  # in the run directory, held while the run goes on
 JOB_DIRECTORY_VARIABLE = "CRESCENDO_JOB_DIRECTORY"  # tells a sweep's job where it writes
@@ -128,7 +132,7 @@ def _record(run: Run, config: DictConfig, overrides: Sequence[str]) -> Iterator[
     write_whole(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     if config.get("resume") is None:
         write_whole(directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
-    handler = logging.FileHandler(directory / "train.log", encoding="utf-8")
+    handler = _RunLog(directory / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     roots = [logging.getLogger(name) for name in ("crescendo", "lightning.pytorch", "py.warnings")]
     for root in roots:
@@ -162,8 +166,43 @@ def write_summary(directory: Path, summary: dict[str, Any]) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def storage_errors(directory: Path) -> Iterator[None]:
+    """Say what to do where a run's disk is full, or its directory is gone or may not be written.
+
+    Raises:
+        UserError: in place of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        here = error.filename is not None and Path(error.filename).is_relative_to(directory)
+        if not here and error.errno not in FULL:
+            raise
+        place = directory if directory.exists() else directory.parent
+        free = shutil.disk_usage(place).free / 1e6 if place.exists() else 0.0
+        raise UserError(
+            f"{directory} cannot be written: {error.strerror} ({free:,.0f} MB free there). What was written "
+            f"before is whole. Make room, then: python train.py resume={shlex.quote(str(directory))}"
+        ) from error
+
+
+class _RunLog(logging.FileHandler):
+    """train.log, which a full disk cuts short, without a word for each line that is lost."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the base's name
+        if isinstance(sys.exc_info()[1], OSError):
+            self.setLevel(logging.CRITICAL + 1)
+        else:
+            super().handleError(record)
 
 
 def read_config(directory: Path) -> DictConfig:

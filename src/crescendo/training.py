@@ -39,6 +39,7 @@ from crescendo.runs import (
     Run,
     best_checkpoint,
     recording,
+    storage_errors,
 )
 from crescendo.targets import build, build_partial, check_arguments, users_mistakes
 from crescendo.tracking import (
@@ -91,9 +92,12 @@ def run(config: DictConfig) -> dict[str, float]:
     if config.plan:
         return {}
     config.data.class_names = experiment.class_names  # so that the run is used without its data
+    directory = _directory(config)
     with (
         signals_noted(config.stop_seconds) as signals,
-        recording(_directory(config), config, overrides, rank_zero=_is_rank_zero()) as run,
+        storage_errors(directory),  # of summary.json, too
+        recording(directory, config, overrides, rank_zero=_is_rank_zero()) as run,
+        storage_errors(directory),
     ):
         return _train(config, experiment, run, signals)
 
@@ -278,8 +282,18 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
             "peak_memory_bytes": peak_memory_bytes(),
         }
         failed = False
+    except RuntimeError as error:
+        lost = signals.lost_rank(seconds=2.0)
+        if lost is not None:
+            raise UserError(f"{lost}: see its messages above. {_go_on(run)}") from error
+        if "DataLoader worker" in str(error):
+            raise UserError(
+                f"{str(error).splitlines()[0]} The system kills a process when memory runs out: try fewer "
+                f"data.num_workers or a smaller data.batch_size. {_go_on(run)}"
+            ) from error
+        raise
     finally:
-        if failed and not signals.awaited:
+        if failed and not signals.agreed:
             signals.kill_children()  # they wait for this rank in a collective
         finish_loggers(loggers, failed=failed)
     if trainer.is_global_zero:
@@ -334,6 +348,10 @@ def _fit(
             experiment = prepare(config)
         else:
             return trainer, classifier, data
+
+
+def _go_on(run: Run) -> str:
+    return f"To go on from the last checkpoint: python train.py resume={run.directory}"
 
 
 def _refuse_knobs_without_owner(knobs: Sequence[str], net: str, overrides: Sequence[str]) -> None:
