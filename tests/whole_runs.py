@@ -43,9 +43,12 @@ def assert_same_end(ours, theirs):
         ):
             mine, other = (checkpoint.get(part) for checkpoint in checkpoints)
             torch.testing.assert_close(mine, other, rtol=0, atol=0, msg=f"{name}: {part}")
-    assert rows(ours) == rows(theirs)
+    mine, other = rows(ours), rows(theirs)
+    assert mine == other, (
+        f"metrics.csv: {[pair for pair in zip(mine, other, strict=False) if pair[0] != pair[1]]}"
+    )
     summaries = [json.loads((run / "summary.json").read_text()) for run in (ours, theirs)]
-    assert summaries[0]["status"] == "finished"
-    for key in ("metrics", "best_epoch"):
-        assert summaries[0][key] == summaries[1][key]
-    assert not list(ours.rglob(".*.partial"))
+    for key in ("status", "metrics", "best_epoch"):
+        assert summaries[0][key] == summaries[1][key], f"{key}: {summaries[0][key]}, not {summaries[1][key]}"
+    partial = list(ours.rglob(".*.partial"))
+    assert not partial, f"left behind: {partial}"

@@ -137,10 +137,12 @@ def follow(
         code = start(("resume=auto", *overrides), place).wait(LIMIT)
         if code not in (0, 2):  # 2: it had finished before the signal came
             outcome.difference = f"the resumed run ended with {code}"
+            return outcome
     try:
         assert_same_end(only_run(place), whole)
     except AssertionError as error:
-        outcome.difference = str(error) or "not the same end"
+        output = (place / "output.txt").read_text()
+        outcome.difference = f"{error}\n{output[-1000:]}"
     return outcome
 
 
