@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS = git ls-files -z '*.ipynb'
 
-.PHONY: train test test-all check format install dev clean
+.PHONY: train test test-all faults check format install dev clean
 
 train: install
 	$(BIN)/python train.py $(ARGS)
@@ -17,6 +17,10 @@ test: dev
 
 test-all: dev
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow" $(ARGS)
+
+faults: dev
+	$(BIN)/python tests/faults/interruptions.py kills --count 100 --jobs 2
+	$(BIN)/python tests/faults/interruptions.py terminations --count 20
 
 check: dev
 	$(BIN)/ruff format --check .

@@ -78,18 +78,20 @@ def test_a_signal_ends_a_run_at_its_next_step(tmp_path, uninterrupted, number, d
 
 
 @pytest.mark.parametrize(
-    ("place", "devices"),
+    ("place", "devices", "workers"),
     [
-        ("training_step:3", 1),  # the epoch's last: its validation is still to come
-        ("validation_step:0", 1),
-        ("validation_step:3", 1),  # the last
-        ("test_step:0", 1),
-        ("validation_step:1", 2),
-        ("test_step:0", 2),
+        ("training_step:3", 1, 0),  # the epoch's last: its validation is still to come
+        ("validation_step:0", 1, 0),
+        ("validation_step:3", 1, 2),  # the last
+        ("test_step:0", 1, 0),
+        ("test_step:0", 1, 2),
+        ("validation_step:1", 2, 0),
+        ("test_step:0", 2, 0),
     ],
 )
-def test_a_signal_at_an_epochs_end_loses_nothing(tmp_path, uninterrupted, place, devices):
-    overrides = (*TRAINING, "data.eval_batch_size=4", f"trainer.devices={devices}")
+def test_a_signal_at_an_epochs_end_loses_nothing(tmp_path, uninterrupted, place, devices, workers):
+    settings = (f"trainer.devices={devices}", f"data.num_workers={workers}", "data.eval_batch_size=4")
+    overrides = (*TRAINING, *settings)
     told = command(str(REPOSITORY / "tests" / "told.py"), place, *overrides, cwd=tmp_path)
     assert told.returncode == 143, told.stderr
     run = only_run(tmp_path)

@@ -94,3 +94,5 @@ def test_what_was_trained_on_is_not_drawn_again():
     assert len(made) == 5
     made.set_epoch(2)
     assert indices(made) == indices(sampler(20, 4, epoch=2))
+    made.go_on(epoch=CURRICULUM.epochs, batches=0)
+    assert indices(made) == []

@@ -136,7 +136,8 @@ def follow(
     if not (only_run(place) / "summary.json").exists() or outcome.codes:
         code = start(("resume=auto", *overrides), place).wait(LIMIT)
         if code not in (0, 2):  # 2: it had finished before the signal came
-            outcome.difference = f"the resumed run ended with {code}"
+            output = (place / "output.txt").read_text()
+            outcome.difference = f"the resumed run ended with {code}\n{output[-2000:]}"
             return outcome
     try:
         assert_same_end(only_run(place), whole)

@@ -81,6 +81,8 @@ class TrainingSampler:
         return order[: self.size // self.batch_size * self.batch_size].reshape(len(self), -1)
 
     def __iter__(self) -> Iterator[Draws]:
+        if self.epoch == self.curriculum.epochs:
+            return  # a training that is done, of which the test is left
         stage = self.curriculum.at(self.epoch)
         magnitude = stage.knobs.get("randaugment", 0.0)
         epoch, done = self._done
