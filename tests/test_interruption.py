@@ -52,6 +52,12 @@ def ended(process):
     return process.returncode, " ".join(output.split()), time.monotonic() - begin
 
 
+def children(number, name):
+    """Processes that this one started, by what is in their command."""
+    command = ["pgrep", "-P", str(number), "-f", name]
+    return [int(pid) for pid in subprocess.run(command, capture_output=True, text=True).stdout.split()]
+
+
 def is_alive(number):
     """Whether there is such a process; one that only waits to be collected is none."""
     stat = Path(f"/proc/{number}/stat")
@@ -122,9 +128,9 @@ def test_a_step_that_does_not_end_is_not_waited_for(tmp_path, again):
 def test_a_rank_that_hangs_is_not_waited_for(tmp_path):
     process = started(REPOSITORY / "train.py", *LONGER, "trainer.devices=2", "stop_seconds=2", cwd=tmp_path)
     wait_for_checkpoint(process, tmp_path)
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    other = int(found.stdout.split()[0])
+    (other,) = children(process.pid, "train.py")
     os.kill(other, signal.SIGSTOP)
+    time.sleep(1)  # by now rank 0 waits for it, and runs no Python
     process.send_signal(signal.SIGTERM)
     code, said, _ = ended(process)
     assert code == 143, said

@@ -4,19 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
 import torch
 from commands import REPOSITORY, command, only_run, train
-from test_interruption import LONGER, ended, is_alive, started, wait_for_checkpoint
+from test_interruption import LONGER, children, ended, is_alive, started, wait_for_checkpoint
 from whole_runs import TRAINING, assert_same_end
-
-
-def children(number, name=""):
-    command = ["pgrep", "-P", str(number), "-f", name]
-    return [int(pid) for pid in subprocess.run(command, capture_output=True, text=True).stdout.split()]
 
 
 def status(run):

@@ -54,15 +54,26 @@ class Signals:
         self._seconds = seconds
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
-        if self.told is not None:
-            self._end(f"{signal.Signals(number).name} again: ended at once")
-        self.told = signal.Signals(number)
-        why = f"{self.told.name}: not ended after stop_seconds={self._seconds:g}, now it is"
-        limit = threading.Timer(self._seconds, self._end, [why])
-        limit.daemon = True
-        limit.start()
+        """Python's handler: it waits until the main thread runs Python, which it may not for long."""
+        self.told = self.told or signal.Signals(number)
         if not self.awaited:
             raise Interrupted(self.told)
+
+    def listen(self, pipe: int) -> None:
+        """Read the signals' numbers where the system writes them at once, whatever the main thread does."""
+        first = True
+        while byte := os.read(pipe, 1):
+            number = signal.Signals(byte[0])
+            if number not in (*STOPPING, REQUEUE):
+                continue  # such as a loader worker's end
+            if not first:
+                self._end(f"{number.name} again: ended at once")
+            first, self.told = False, self.told or number
+            why = f"{number.name}: not ended after stop_seconds={self._seconds:g}, now it is"
+            limit = threading.Timer(self._seconds, self._end, [why])
+            limit.daemon = True
+            limit.start()
+        os.close(pipe)
 
     def _end(self, why: str) -> None:
         """Without any cleaning up: what is on the disk is whole at any moment."""
@@ -118,6 +129,11 @@ def signals_noted(seconds: float) -> Iterator[Signals]:
         return
     numbers = [*STOPPING, REQUEUE] if "SLURM_JOB_ID" in os.environ else STOPPING
     before = {number: signal.getsignal(number) for number in numbers}
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    listener = threading.Thread(target=noted.listen, args=[reading], daemon=True)
+    listener.start()
+    earlier_pipe = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number, earlier in before.items():
         if earlier is not signal.SIG_IGN:
             signal.signal(number, noted.handle)
@@ -126,6 +142,8 @@ def signals_noted(seconds: float) -> Iterator[Signals]:
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+        signal.set_wakeup_fd(earlier_pipe)
+        os.close(writing)
 
 
 class Interruption(Checkpoint):

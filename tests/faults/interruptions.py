@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -85,8 +86,11 @@ def start(overrides: tuple[str, ...], place: Path) -> subprocess.Popen[bytes]:
 
 def newest_checkpoint(place: Path) -> float:
     """When it was written; 0 before the first. It may just be on its way from one name to the other."""
-    times = [path.stat().st_mtime for path in place.rglob("last.ckpt") if path.exists()]
-    return max(times, default=0.0)
+    times = [0.0]
+    for path in place.rglob("*.ckpt"):
+        with suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def wait_for_step(process: subprocess.Popen[bytes], place: Path, since: float) -> None:
