@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 import signal
-import time
 
 import pytest
 import torch
 from commands import REPOSITORY, command, only_run, train
-from test_interruption import LONGER, children, ended, is_alive, started, wait_for_checkpoint
+from test_interruption import LONGER, children, ended, started, wait_for_checkpoint, wait_for_end
 from whole_runs import TRAINING, assert_same_end
 
 
@@ -77,10 +76,7 @@ def test_a_rank_that_is_killed_takes_the_others_with_it(tmp_path, rank):
     os.kill(other if rank else process.pid, signal.SIGKILL)
     code, said, took = ended(process)
     assert took < 30
-    deadline = time.monotonic() + 30
-    while is_alive(other):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_end(other)
     if rank:
         assert code == 2, said
         assert "rank 1 ended with signal 9" in said

@@ -286,9 +286,10 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
         lost = signals.lost_rank(seconds=2.0)
         if lost is not None:
             raise UserError(f"{lost}: see its messages above. {_go_on(run)}") from error
-        if "DataLoader worker" in str(error):
+        worker = _worker_error(error)
+        if worker is not None:
             raise UserError(
-                f"{str(error).splitlines()[0]} The system kills a process when memory runs out: try fewer "
+                f"{worker} The system kills a process when memory runs out: try fewer "
                 f"data.num_workers or a smaller data.batch_size. {_go_on(run)}"
             ) from error
         raise
@@ -348,6 +349,15 @@ def _fit(
             experiment = prepare(config)
         else:
             return trainer, classifier, data
+
+
+def _worker_error(error: BaseException | None) -> str | None:
+    """What torch said of a loader's worker that is gone: anywhere in the chain, since it comes by a signal."""
+    while error is not None:
+        if "DataLoader worker" in str(error):
+            return str(error).splitlines()[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _go_on(run: Run) -> str:
