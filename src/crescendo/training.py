@@ -352,7 +352,7 @@ def _fit(
 
 
 def _worker_error(error: BaseException | None) -> str | None:
-    """What torch said of a loader's worker that is gone: anywhere in the chain, since it comes by a signal."""
+    """What torch said of a loader worker that is gone: anywhere in the chain, since a signal brings it."""
     while error is not None:
         if "DataLoader worker" in str(error):
             return str(error).splitlines()[0]
