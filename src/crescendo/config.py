@@ -154,7 +154,7 @@ class TrainerSettings(Target):
     devices: PositiveInt | Literal["auto", -1] | list[NonNegativeInt]
     num_nodes: PositiveInt
     strategy: str
-    sync_batchnorm: bool
+    sync_batchnorm: bool = False
     precision: str | int
     max_epochs: PositiveInt
     max_steps: Annotated[int, Field(ge=-1)]

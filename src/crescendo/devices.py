@@ -34,9 +34,11 @@ def set_up_ddp(trainer: L.Trainer) -> None:
     A strategy that was configured with arguments of its own keeps them.
     """
     if isinstance(trainer.strategy, DDPStrategy):
+        chosen = trainer.strategy._ddp_kwargs
+        searched = chosen.get("find_unused_parameters", False)
         settings: dict[str, Any] = {
             "gradient_as_bucket_view": True,
             "find_unused_parameters": False,
-            "static_graph": trainer.accumulate_grad_batches == 1,
+            "static_graph": trainer.accumulate_grad_batches == 1 and not searched,
         }
-        trainer.strategy._ddp_kwargs = settings | trainer.strategy._ddp_kwargs
+        trainer.strategy._ddp_kwargs = settings | chosen

@@ -81,6 +81,7 @@ def run(config: DictConfig) -> dict[str, float]:
         config = resumed_config(config, overrides, directory)
         validate(config)
     check_arguments(config)
+    check_devices(config.trainer)
     show_messages()
     if config.data.get("root"):
         config.data.root = _absolute(config.data.root)
@@ -109,7 +110,6 @@ def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         config: validated.
         overrides: what was typed; a knob given there must have an owner in the net.
     """
-    check_devices(config.trainer)
     classifier = build_classifier(config)
     with users_mistakes("optimizer"):
         classifier.make_optimizer()
