@@ -206,7 +206,10 @@ def test_an_interrupted_run_says_so(tmp_path):
             ["curriculum.resolution.start=2"],
             ["resnet20 needs 4 px or more, stage 0 uses 2", "add curriculum.resolution.start=4"],
         ),
-        (["model=lenet5"], ["lenet5 takes 32 px only", "add curriculum=constant"]),
+        (
+            ["model=lenet5", "curriculum.resolution.start=16"],
+            ["lenet5 takes 32 px only", "add curriculum=constant"],
+        ),
         (["data=fashion_mnist", "data.root=nowhere"], ["nowhere has no FashionMNIST", "data.download=true"]),
         (
             ["model=plain20", "regularization.drop_path=0.1"],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import Logger
@@ -282,6 +283,8 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
             "peak_memory_bytes": peak_memory_bytes(),
         }
         failed = False
+        if torch.distributed.is_initialized():  # else its threads outlive what they use, now and then
+            torch.distributed.destroy_process_group()
     except RuntimeError as error:
         lost = signals.lost_rank(seconds=2.0)
         if lost is not None:
