@@ -24,6 +24,7 @@ app.add_typer(sweep, name="sweep")
 SweepDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="A sweep directory.")]
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Build what the run names from any package.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, gpu or another Lightning accelerator.")]
 
 
@@ -103,14 +104,16 @@ def profile(
 
 
 @app.command()
-def evaluate(run: RunDirectory, as_json: AsJson = False, accelerator: Device = "auto") -> None:
+def evaluate(
+    run: RunDirectory, as_json: AsJson = False, accelerator: Device = "auto", trust: Trust = False
+) -> None:
     """Test a run's best checkpoint on its test images again."""
     from rich import get_console
     from rich.table import Table
 
     from crescendo.evaluation import evaluate_run
 
-    metrics, class_accuracies = evaluate_run(run, accelerator)
+    metrics, class_accuracies = evaluate_run(run, accelerator, trust=trust)
     if as_json:
         print(json.dumps({"metrics": metrics, "class_accuracies": class_accuracies}, indent=2))
         return
@@ -130,6 +133,7 @@ def predict(
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Image files.")],
     top: Annotated[int, typer.Option(min=1, help="Answers to print for each file.")] = 3,
     as_json: AsJson = False,
+    trust: Trust = False,
 ) -> None:
     """Classify image files with a run's best checkpoint."""
     from rich import get_console
@@ -137,7 +141,7 @@ def predict(
 
     from crescendo.evaluation import predict_files
 
-    answers = predict_files(run, files, top)
+    answers = predict_files(run, files, top, trust=trust)
     if as_json:
         print(
             json.dumps({str(file): dict(best) for file, best in zip(files, answers, strict=True)}, indent=2)

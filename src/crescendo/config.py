@@ -192,6 +192,7 @@ class Settings(Group):
     stop_seconds: PositiveFloat = 60.0
     resume: str | None = None
     resume_override: bool = False
+    trust: bool = False
 
 
 def validate(config: DictConfig) -> None:
@@ -218,7 +219,8 @@ def validate(config: DictConfig) -> None:
                 f"set data.{key}, the model follows it."
             )
     _check_callbacks(values["callbacks"])
-    check_targets(values)
+    if not values.get("trust"):
+        check_targets(values)
 
 
 def _check_callbacks(callbacks: dict[str, dict[str, Any]]) -> None:

@@ -21,9 +21,14 @@ from crescendo.tracking import show_messages
 from crescendo.training import build_classifier, build_curriculum, build_transform, prepare
 
 
-def load_config(run: Path) -> DictConfig:
-    """A run's configuration, checked like one that was typed: it may come from elsewhere."""
+def load_config(run: Path, *, trust: bool = False) -> DictConfig:
+    """A run's configuration, checked like one that was typed: it may come from elsewhere.
+
+    Args:
+        trust: build targets of any package.
+    """
     config = read_config(run)
+    config.trust = trust
     validate(config)
     check_arguments(config)
     config.weights = None  # the checkpoint's replace what the training started from
@@ -44,9 +49,11 @@ def load_weights(classifier: ImageClassifier, run: Path) -> None:
         raise UserError(f"{path} does not fit the net of {run / 'config.yaml'}: {error}") from error
 
 
-def evaluate_run(run: Path, accelerator: str = "auto") -> tuple[dict[str, float], dict[str, float]]:
+def evaluate_run(
+    run: Path, accelerator: str = "auto", *, trust: bool = False
+) -> tuple[dict[str, float], dict[str, float]]:
     """Test metrics of a run's best checkpoint, and the accuracy of each class by its name."""
-    config = load_config(run)
+    config = load_config(run, trust=trust)
     experiment = prepare(config)
     load_weights(experiment.classifier, run)
     show_messages()
@@ -66,12 +73,14 @@ def evaluate_run(run: Path, accelerator: str = "auto") -> tuple[dict[str, float]
     return metrics, class_accuracies(matrix, experiment.class_names)
 
 
-def predict_files(run: Path, files: Sequence[Path], top: int) -> list[list[tuple[str, float]]]:
+def predict_files(
+    run: Path, files: Sequence[Path], top: int, *, trust: bool = False
+) -> list[list[tuple[str, float]]]:
     """The `top` most probable classes of each file with their probabilities, most probable first.
 
     The run's data set is not needed.
     """
-    config = load_config(run)
+    config = load_config(run, trust=trust)
     classifier = build_classifier(config).eval()
     load_weights(classifier, run)
     resolution = build_curriculum(config, classifier.net).evaluation_resolution

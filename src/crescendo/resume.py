@@ -33,6 +33,7 @@ FREE = (
     "runs_dir",
     "stop_seconds",
     "trainer.enable_progress_bar",
+    "trust",
 )
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str], directory: Path
         if differences or _within(key, FREE):
             OmegaConf.update(theirs, key, OmegaConf.select(config, key), merge=False, force_add=True)
     theirs.resume, theirs.plan = str(directory), config.plan
+    theirs.trust = config.trust  # as typed: a run does not vouch for itself
     return theirs
 
 

@@ -14,6 +14,10 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from crescendo.errors import UserError, did_you_mean
 
 TRUSTED = ("crescendo", "torch", "torchvision", "torchmetrics", "lightning", "hydra")
+# A class is made; a function does whatever it does (torch.load unpickles), so that only ours are called that
+# make nets, sources of images and loggers.
+FACTORIES = ("crescendo.models", "crescendo.data", "crescendo.tracking", "crescendo.wandb_run")
+TRUST = "What you wrote or read yourself is built with trust=true (crescendo <verb> --trust)."
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -49,7 +53,7 @@ def check_targets(values: object) -> None:
         target = node["_target_"]
         if not isinstance(target, str) or target.split(".")[0] not in TRUSTED:
             raise UserError(
-                f"{place}._target_={target}: refused. Only targets of {', '.join(TRUSTED)} are built."
+                f"{place}._target_={target}: refused. Only targets of {', '.join(TRUSTED)} are built. {TRUST}"
             )
 
 
@@ -59,10 +63,28 @@ def check_arguments(config: DictConfig) -> None:
     This imports the targets, so it comes after `validate`.
 
     Raises:
-        UserError: there is no such target, or it takes no such argument or value.
+        UserError: there is no such target, it is not one to build, or it takes no such argument or value.
     """
     for key, node in _targets(resolved(config), ""):
-        _check_arguments(_find(node, key), node, key)
+        target = _find(node, key)
+        if not config.trust:
+            _check_what_is_built(target, f"{key}._target_={node['_target_']}")
+        _check_arguments(target, node, key)
+
+
+def _check_what_is_built(target: Callable[..., Any], given: str) -> None:
+    """Refuse what another name leads to, such as torch.os.system, and functions that are no factories.
+
+    Raises:
+        UserError: names `given`.
+    """
+    home = getattr(target, "__module__", None) or ""
+    if home.split(".")[0] not in TRUSTED:
+        raise UserError(f"{given}: refused. It is {home}.{getattr(target, '__qualname__', '')}. {TRUST}")
+    if not isinstance(target, type) and not any(f"{home}.".startswith(f"{ours}.") for ours in FACTORIES):
+        raise UserError(
+            f"{given}: refused. It is no class, and only functions of {', '.join(FACTORIES)} are called. {TRUST}"
+        )
 
 
 def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:

@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 from rich.table import Table
 
 from crescendo.analysis.plan import short_number
+from crescendo.resume import FREE
 from crescendo.runs import read_config, read_summary
 
 # What two runs may differ in and still be the same experiment.
-INCIDENTAL = ("seed", "name", "runs_dir", "logger", "data.root", "data.num_workers")
+INCIDENTAL = ("seed", *FREE)
 
 
 @dataclass(frozen=True)
