@@ -83,7 +83,8 @@ def _check_what_is_built(target: Callable[..., Any], given: str) -> None:
         raise UserError(f"{given}: refused. It is {home}.{getattr(target, '__qualname__', '')}. {TRUST}")
     if not isinstance(target, type) and not any(f"{home}.".startswith(f"{ours}.") for ours in FACTORIES):
         raise UserError(
-            f"{given}: refused. It is no class, and only functions of {', '.join(FACTORIES)} are called. {TRUST}"
+            f"{given}: refused. It is no class, and only functions of {', '.join(FACTORIES)} are called. "
+            f"{TRUST}"
         )
 
 
