@@ -117,3 +117,11 @@ def test_a_summary_is_whole_or_not_there(tmp_path):
     assert not (tmp_path / "summary.json").exists()
     runs.write_summary(tmp_path, {"status": "finished"})
     assert json.loads((tmp_path / "summary.json").read_text()) == {"status": "finished"}
+
+
+def test_a_summary_is_json_also_where_a_loss_was_not_finite(tmp_path):
+    runs.write_summary(
+        tmp_path, {"seconds": 1.5, "metrics": {"test/loss": float("nan"), "test/accuracy": 0.1}}
+    )
+    written = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert written == {"seconds": 1.5, "metrics": {"test/loss": None, "test/accuracy": 0.1}}

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -159,8 +160,15 @@ def _record(run: Run, config: DictConfig, overrides: Sequence[str]) -> Iterator[
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json, whole or not at all."""
-    write_whole(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
+    """Write summary.json, whole or not at all. JSON has no NaN: a number that is not finite is null."""
+    text = json.dumps(_finite_or_none(summary), indent=2, allow_nan=False)
+    write_whole(directory / "summary.json", text + "\n")
+
+
+def _finite_or_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite_or_none(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_whole(path: Path, text: str) -> None:

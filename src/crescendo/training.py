@@ -1,6 +1,7 @@
 """One training, from its configuration to summary.json."""
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -277,6 +278,12 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
         metrics = best["validation"] | {
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
         }
+        if not math.isfinite(metrics["test/loss"]):
+            log.warning(
+                "test/loss is not finite after %d steps. The weights are; the running statistics of batch norm "
+                "may not have followed them yet, which grows from layer to layer in a deep net: train longer.",
+                best["global_step"],
+            )
         run.summary |= {
             "metrics": metrics,
             "best_epoch": min(best["epoch"], config.trainer.max_epochs - 1),
