@@ -280,8 +280,8 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
         }
         if not math.isfinite(metrics["test/loss"]):
             log.warning(
-                "test/loss is not finite after %d steps, and the weights are: the running statistics of batch "
-                "norm may not have followed them yet, which adds up over a deep net's layers. Train longer.",
+                "test/loss is not finite after %d steps, and the weights are: the running statistics of "
+                "batch norm may not have followed them yet, which adds up in a deep net. Train longer.",
                 best["global_step"],
             )
         run.summary |= {
