@@ -75,9 +75,10 @@ def finished(result, place):
     return " ".join(result.stdout.split()), run
 
 
-def test_a_service_that_dies_takes_no_run_with_it(tmp_path):
+@pytest.mark.parametrize("ending", ["SIGKILL", "SIGSTOP"])  # it dies, or hangs for ever
+def test_a_service_that_fails_takes_no_run_with_it(tmp_path, ending):
     driver = str(REPOSITORY / "tests" / "without_wandb.py")
-    said, _ = finished(command(driver, *TINY, cwd=tmp_path, WANDB_MODE="offline"), tmp_path)
+    said, _ = finished(command(driver, ending, *TINY, cwd=tmp_path, WANDB_MODE="offline"), tmp_path)
     assert said.count("W&B is lost") == 1
 
 

@@ -1,4 +1,4 @@
-"""python without_wandb.py OVERRIDES...: train, and have W&B's service killed in the second epoch."""
+"""python without_wandb.py SIGNAL OVERRIDES...: train, and send W&B's service a signal in the second epoch."""
 
 import os
 import runpy
@@ -8,16 +8,19 @@ import sys
 
 from commands import REPOSITORY
 
+from crescendo import wandb_run
 from crescendo.classifier import ImageClassifier
 
+number = signal.Signals[sys.argv.pop(1)]
+wandb_run.FINISH_SECONDS = 2.0
 step = ImageClassifier.training_step
 
 
 def lonely(self, batch, batch_idx):
     if (self.current_epoch, batch_idx) == (1, 0):
         own = ["pgrep", "-P", str(os.getpid()), "-f", "wandb-core"]
-        for number in subprocess.run(own, capture_output=True, text=True, check=True).stdout.split():
-            os.kill(int(number), signal.SIGKILL)
+        for service in subprocess.run(own, capture_output=True, text=True, check=True).stdout.split():
+            os.kill(int(service), number)
     return step(self, batch, batch_idx)
 
 

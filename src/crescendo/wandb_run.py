@@ -6,8 +6,10 @@ Whatever goes wrong with W&B is one warning; metrics.csv has everything.
 import logging
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,7 @@ class WandbRun(WandbLogger):
         closing.join(FINISH_SECONDS)
         if closing.is_alive():
             self._lose(TimeoutError(f"not finished after {FINISH_SECONDS:g} s"))
+            _end_service()
         elif problems:
             self._lose(problems[0])
 
@@ -116,6 +119,12 @@ def weights_and_biases(
     if mode == "offline":
         log.info("W&B is offline. To upload later: wandb sync %s", Path(experiment.dir).parent)
     return WandbRun(experiment)
+
+
+def _end_service() -> None:
+    """Kill W&B's service, which this process would wait for at its exit. What it was given is on the disk."""
+    with suppress(OSError):  # a system without pkill waits
+        subprocess.run(["pkill", "-KILL", "-P", str(os.getpid()), "-f", "wandb-core"], check=False)
 
 
 def _errors() -> tuple[type[Exception], ...]:
