@@ -13,7 +13,7 @@ from crescendo.data.sources import StoredImages
 from crescendo.data.transforms import Augmentation, Transform
 
 MAGNITUDES = (1, 2.5, 5, 7.5, 10, 13)
-# Where an operation is at its end: all levels inverted, all of it blended in, or no contrast left.
+# Where an operation is at its end: all levels or all images inverted, all of it blended in.
 ENDS = {"solarize": 10, "autocontrast": 10, "equalize": 10, "invert": 10}
 
 
@@ -37,11 +37,10 @@ def digits():
 
 
 def distance(operation, images, magnitude):
-    amounts = [operation.strength * magnitude / 10 * sign for sign in ((1, -1) if operation.signed else (1,))]
+    """The mean change, where the images' own numbers are spread evenly."""
     changes = [
-        np.abs(np.asarray(operation.apply(image, amount), dtype=float) - np.asarray(image)).mean()
-        for image in images
-        for amount in amounts
+        np.abs(np.asarray(operation.apply(image, magnitude, number), dtype=float) - np.asarray(image)).mean()
+        for image, number in zip(images, np.arange(0.5, len(images)) / len(images), strict=True)
     ]
     return np.mean(changes)
 
@@ -67,10 +66,7 @@ def test_a_larger_magnitude_is_a_stronger_change(operation, kind, request):
 
 def test_the_table_at_its_full_strength():
     grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
-    at = {
-        each.name: lambda image, each=each: np.asarray(each.apply(image, each.strength))
-        for each in OPERATIONS
-    }
+    at = {each.name: lambda image, each=each: np.asarray(each.apply(image, 10, 0.9)) for each in OPERATIONS}
     flat = np.arange(256)
     assert at["posterize"](grey).flatten().tolist() == (flat // 16 * 16).tolist()  # 4 of 8 bits
     assert at["solarize"](grey).flatten().tolist() == (255 - flat).tolist()
@@ -103,7 +99,7 @@ def test_translations_scale_with_the_resolution():
     shares = []
     for side in (20, 80):
         edge = Image.fromarray(np.repeat(np.arange(side)[None] >= side // 2, side, 0).astype(np.uint8) * 255)
-        moved = np.asarray(translate.apply(edge, 0.2))[0]
+        moved = np.asarray(translate.apply(edge, 0.2 / 0.45 * 10, 0.9))[0]
         shares.append(np.argmax(moved > 128) / side)
     assert shares[0] == pytest.approx(shares[1], abs=0.03)
     assert shares[0] == pytest.approx(0.3, abs=0.05)
@@ -131,3 +127,28 @@ def test_each_epoch_has_its_stages_magnitude(workers, photographs):
             assert torch.equal(batch.images, expected)
             plain = images.batch(Draws(draws.indices, epoch, resolution), transform)
             assert torch.equal(batch.images, plain) == (magnitude == 0)
+
+
+@pytest.mark.parametrize(("magnitude", "share"), [(5, 0), (10, 0.015), (15, 0.03), (25, 0.06)])
+def test_images_do_not_go_blank(magnitude, share, photographs):
+    """Half inverted, moved away, or without contrast or brightness, an image would be of one level.
+
+    The share that is left comes of two operations one upon the other.
+    """
+    images = torch.from_numpy(np.stack(photographs)).permute(0, 3, 1, 2)
+    images = images[images.flatten(1).float().std(1) > 30]  # some are of the sky alone
+    assert len(images) > 50
+    numbers = np.random.default_rng(0).random((20, len(images), NUMBERS))
+    changed = torch.cat([rand_augment(images, each, magnitude) for each in numbers]).flatten(1)
+    blank = (changed.amax(1) - changed.amin(1) < 8).float().mean()
+    assert blank <= share
+
+
+def test_invert_happens_to_a_share_of_the_images(photographs):
+    (invert,) = [each for each in OPERATIONS if each.name == "invert"]
+    image = np.asarray(photographs[0])
+    numbers = (0.0, 0.24, 0.26, 0.99)
+    results = [np.asarray(invert.apply(photographs[0], 2.5, number)) for number in numbers]
+    for result, inverted in zip(results, (True, True, False, False), strict=True):
+        assert np.array_equal(result, 255 - image if inverted else image)
+    assert np.array_equal(np.asarray(invert.apply(photographs[0], 12, 0.999)), 255 - image)

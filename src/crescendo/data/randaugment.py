@@ -7,13 +7,15 @@ of the code that EfficientNetV2 was trained with, without Cutout, which the knob
 
 Deviations, so that a larger magnitude is always a stronger change, as progressive learning needs it: there,
 a larger one keeps more bits in posterize and inverts less in solarize, and colour, contrast, brightness and
-sharpness are the identity at 5 (here 1 plus or minus 0.9 at 10); operations without a magnitude are blended
-in by it. Translations are a share of the side (there 100 px, of about 224), and shears turn about the centre.
+sharpness are the identity at 5 (here 1 plus or minus 0.9 at 10). Of the operations without a magnitude,
+autocontrast and equalize are blended in by it, and invert happens to a share of the images: half inverted, an
+image is grey all over. Translations are a share of the side (there 100 px, of about 224), and shears turn
+about the centre.
 """
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,30 +25,40 @@ from torch import Tensor
 
 FULL = 10.0  # the magnitude of the table below
 OPERATIONS_AN_IMAGE = 2
-NUMBERS = 2 * OPERATIONS_AN_IMAGE  # uniform numbers of an image: which operation and which sign, for each
+NUMBERS = 2 * OPERATIONS_AN_IMAGE  # uniform numbers of an image: which operation and how, for each
 GREY_FILL = 128  # of what moves in from outside
+FURTHEST = 2 / 3  # share of its side that an image moves at most: Google's 250 of 380 px at magnitude 25
 
 Apply = Callable[[Image.Image, float], Image.Image]
 
 
 class Operation(NamedTuple):
-    """What happens at a magnitude: `apply(image, strength * magnitude / 10)`.
+    """What happens to an image at a magnitude.
 
     Attributes:
-        strength: at magnitude 10, in the unit of `apply`.
-        signed: half of the images get the negative strength.
+        strength: at magnitude 10, in the unit of `function`.
+        varied: what differs from image to image: half of them get the negative strength ("sign"); or the
+            strength is the share of the images that the whole of it happens to ("share"); or nothing.
+        function: of the image and a strength.
     """
 
     name: str
     strength: float
-    signed: bool
-    apply: Apply
+    varied: Literal["sign", "share", ""]
+    function: Apply
+
+    def apply(self, image: Image.Image, magnitude: float, number: float) -> Image.Image:
+        """The image changed; `number`, uniform in [0, 1), is the image's own."""
+        strength = self.strength * magnitude / FULL
+        if self.varied == "share":
+            return self.function(image, 1.0) if number < strength else image
+        return self.function(image, -strength if self.varied == "sign" and number < 0.5 else strength)
 
 
 def _affine(image: Image.Image, matrix: tuple[float, float, float, float, float, float]) -> Image.Image:
-    """Each pixel (x, y) of the result is that of (ax + by + c, dx + ey + f), interpolated."""
+    """Each pixel (x, y) of the result is the nearest to (ax + by + c, dx + ey + f), as in Google's code."""
     return image.transform(
-        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_fill(image)
+        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=_fill(image)
     )
 
 
@@ -56,7 +68,7 @@ def _fill(image: Image.Image) -> int | tuple[int, ...]:
 
 
 def _rotate(image: Image.Image, degrees: float) -> Image.Image:
-    return image.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=_fill(image))
+    return image.rotate(degrees, Image.Resampling.NEAREST, fillcolor=_fill(image))
 
 
 def _shear_x(image: Image.Image, share: float) -> Image.Image:
@@ -68,10 +80,12 @@ def _shear_y(image: Image.Image, share: float) -> Image.Image:
 
 
 def _translate_x(image: Image.Image, share: float) -> Image.Image:
+    share = max(-FURTHEST, min(share, FURTHEST))
     return _affine(image, (1, 0, share * image.width, 0, 1, 0))
 
 
 def _translate_y(image: Image.Image, share: float) -> Image.Image:
+    share = max(-FURTHEST, min(share, FURTHEST))
     return _affine(image, (1, 0, 0, 0, 1, share * image.height))
 
 
@@ -101,10 +115,10 @@ def _solarize_add(image: Image.Image, levels: float) -> Image.Image:
 
 
 def _enhanced(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Apply:
-    """PIL's enhancement by 1 + amount; a factor below 0 would turn the effect around."""
+    """PIL's enhancement by 1 + amount, 0.1 or more as in Google's code: by 0 an image is blank."""
 
     def apply(image: Image.Image, amount: float) -> Image.Image:
-        return kind(image).enhance(max(0.0, 1 + amount))
+        return kind(image).enhance(max(0.1, 1 + amount))
 
     return apply
 
@@ -119,25 +133,25 @@ def _blended(whole: Callable[[Image.Image], Image.Image]) -> Apply:
 
 
 OPERATIONS = (
-    #         name            at 10   signed  unit: degrees, share of the other side, share of the side,
-    Operation("rotate",       30.0,   True,   _rotate),
-    Operation("shear_x",       0.3,   True,   _shear_x),
-    Operation("shear_y",       0.3,   True,   _shear_y),
-    Operation("translate_x",   0.45,  True,   _translate_x),
-    Operation("translate_y",   0.45,  True,   _translate_y),
-    #                                         bits, levels of 256, levels,
-    Operation("posterize",     4.0,   False,  _posterize),
-    Operation("solarize",    256.0,   False,  _solarize),
-    Operation("solarize_add", 110.0,  False,  _solarize_add),
-    #                                         factors: 1 plus this,
-    Operation("contrast",      0.9,   True,   _enhanced(ImageEnhance.Contrast)),
-    Operation("brightness",    0.9,   True,   _enhanced(ImageEnhance.Brightness)),
-    Operation("sharpness",     0.9,   True,   _enhanced(ImageEnhance.Sharpness)),
-    #                                         shares blended in
-    Operation("autocontrast",  1.0,   False,  _blended(ImageOps.autocontrast)),
-    Operation("equalize",      1.0,   False,  _blended(ImageOps.equalize)),
-    Operation("invert",        1.0,   False,  _blended(ImageOps.invert)),
-    Operation("color",         0.9,   True,   _enhanced(ImageEnhance.Color)),
+    #         name            at 10   varied   unit: degrees, share of the other side, share of the side,
+    Operation("rotate",       30.0,   "sign",  _rotate),
+    Operation("shear_x",       0.3,   "sign",  _shear_x),
+    Operation("shear_y",       0.3,   "sign",  _shear_y),
+    Operation("translate_x",   0.45,  "sign",  _translate_x),
+    Operation("translate_y",   0.45,  "sign",  _translate_y),
+    #                                          bits, levels of 256, levels,
+    Operation("posterize",     4.0,   "",      _posterize),
+    Operation("solarize",    256.0,   "",      _solarize),
+    Operation("solarize_add", 110.0,  "",      _solarize_add),
+    #                                          factors: 1 plus this,
+    Operation("contrast",      0.9,   "sign",  _enhanced(ImageEnhance.Contrast)),
+    Operation("brightness",    0.9,   "sign",  _enhanced(ImageEnhance.Brightness)),
+    Operation("sharpness",     0.9,   "sign",  _enhanced(ImageEnhance.Sharpness)),
+    #                                          shares blended in, share of the images
+    Operation("autocontrast",  1.0,   "",      _blended(ImageOps.autocontrast)),
+    Operation("equalize",      1.0,   "",      _blended(ImageOps.equalize)),
+    Operation("invert",        1.0,   "share", _blended(ImageOps.invert)),
+    Operation("color",         0.9,   "sign",  _enhanced(ImageEnhance.Color)),
 )  # fmt: skip
 
 
@@ -165,9 +179,7 @@ def rand_augment(images: Tensor, numbers: npt.NDArray[np.float64], magnitude: fl
     target = result.permute(0, 2, 3, 1).numpy()
     for index, pixels in enumerate(images.permute(0, 2, 3, 1).numpy()):
         image = Image.fromarray(np.ascontiguousarray(pixels.squeeze()))
-        for which, sign in numbers[index].reshape(OPERATIONS_AN_IMAGE, 2):
-            operation = table[int(which * len(table))]
-            amount = operation.strength * magnitude / FULL
-            image = operation.apply(image, -amount if operation.signed and sign < 0.5 else amount)
+        for which, number in numbers[index].reshape(OPERATIONS_AN_IMAGE, 2):
+            image = table[int(which * len(table))].apply(image, magnitude, number)
         target[index] = np.asarray(image).reshape(pixels.shape)
     return result
