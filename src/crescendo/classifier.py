@@ -20,6 +20,7 @@ from torchmetrics.classification import (
 from crescendo import mixing
 from crescendo.curriculum.schedule import Stage
 from crescendo.data.datamodule import Batch
+from crescendo.freezing import frozen_parameters
 from crescendo.models.layers import Net, WithAuxiliary
 from crescendo.nonfinite import Window
 from crescendo.optim import Schedule, parameter_groups
@@ -71,6 +72,7 @@ class ImageClassifier(L.LightningModule):
         self.validation: dict[str, float] = {}
         self.skipped: Sequence[Window] = ()
         self.stage = Stage(index=0, first_epoch=0, epochs=0, resolution=0)
+        self._frozen: Sequence[nn.Parameter] = ()
         for name, values in {"mean": mean, "std": std}.items():
             in_bytes = torch.tensor(values, dtype=torch.float32)[:, None, None] * 255
             self.register_buffer(name, in_bytes, persistent=False)
@@ -84,9 +86,10 @@ class ImageClassifier(L.LightningModule):
         self.confusion_matrix: Tensor | None = None
 
     def enter(self, stage: Stage) -> None:
-        """Take over a stage's knobs: the net's rates now, the batch's strengths from the next step."""
+        """Take over a stage: the net's rates now, the rest from the next step."""
         self.stage = stage
         apply_to_net(self.net, stage.knobs)
+        self._frozen = frozen_parameters(self.net, stage.trained)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [N, C, R, R] to floats of mean 0 and deviation 1, in the net's memory format."""
@@ -134,6 +137,14 @@ class ImageClassifier(L.LightningModule):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         elif optimizer_closure is not None:
             optimizer_closure()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Optimizers pass over a parameter without a gradient: neither decay nor momentum moves it.
+
+        The backward pass is that of every stage, so DDP's static graph and a compiled net stay as they are.
+        """
+        for parameter in self._frozen:
+            parameter.grad = None
 
     def _is_skipped(self, batch_idx: int) -> bool:
         return any((self.current_epoch, batch_idx) in window for window in self.skipped)

@@ -133,12 +133,16 @@ class RegularizationSettings(Group):
 
 
 class CurriculumSettings(Target):
-    stages: PositiveInt
+    stages: PositiveInt | Literal["every_epoch"]
     split: Literal["even"] | list[PositiveInt]
     resolution: Pixels
     multiple_of: PositiveInt
     interpolation: Literal["linear", "geometric"]
     evaluation_resolution: PositiveInt | None
+    order: Literal["rising", "random"] = "rising"
+    adaptive: bool = True
+    max_shapes: PositiveInt | None = None
+    fixres: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class OptimizerSettings(Target):

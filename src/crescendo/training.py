@@ -167,6 +167,7 @@ def build_curriculum(config: DictConfig, net: Net) -> Curriculum:
         epochs=config.trainer.max_epochs,
         knobs=knobs,
         smallest=net.min_resolution,
+        seed=config.seed,
     )
 
 

@@ -147,3 +147,116 @@ def test_an_automatic_start_is_half_the_end_or_what_the_net_takes(end, smallest,
     resolution = {"start": "auto", "end": end}
     curriculum = Curriculum(3, resolution, 3, multiple_of=multiple_of, smallest=smallest)
     assert [stage.resolution for stage in curriculum.plan][::2] == [start, end]
+
+
+def test_every_epoch_raises_the_knobs_at_each_and_the_resolution_in_few_steps():
+    knobs = {"randaugment": Ramp(0, 11)}
+    plan = Curriculum(12, Ramp(16, 64), "every_epoch", knobs=knobs, multiple_of=8, max_shapes=4).plan
+    assert [stage.resolution for stage in plan] == [16] * 3 + [32] * 3 + [48] * 3 + [64] * 3
+    assert [stage.knobs["randaugment"] for stage in plan] == pytest.approx(range(12))
+    assert [(stage.first_epoch, stage.epochs) for stage in plan] == [(epoch, 1) for epoch in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_shapes", "expected"),
+    [
+        (4, None, [16, 26, 35, 45]),  # 25.7 and 35.3
+        (4, 9, [16, 26, 35, 45]),
+        (4, 3, [16, 16, 31, 45]),  # 30.5
+        (4, 2, [16, 16, 45, 45]),
+        (4, 1, [45, 45, 45, 45]),
+        (1, 4, [45]),
+    ],
+)
+def test_the_number_of_shapes_is_bounded(epochs, max_shapes, expected):
+    curriculum = Curriculum(epochs, Ramp(16, 45), "every_epoch", max_shapes=max_shapes)
+    assert resolutions(curriculum) == expected
+
+
+def test_the_bound_holds_for_uneven_stages_too():
+    curriculum = Curriculum(10, Ramp(16, 64), 4, [1, 2, 3, 4], max_shapes=2)
+    assert resolutions(curriculum) == [16] * 3 + [64] * 7
+
+
+def drawn(seed=0, **settings):
+    settings = {"multiple_of": 8, "order": "random", "knobs": {"mixup": Ramp(0, 1)}} | settings
+    return Curriculum(400, Ramp(20, 50), "every_epoch", seed=seed, **settings)
+
+
+def test_a_random_order_draws_each_allowed_size_about_as_often():
+    sizes = resolutions(drawn())
+    assert set(sizes) == {20, 24, 32, 40, 48, 50}
+    for size in set(sizes):
+        assert 40 < sizes.count(size) < 95  # 67 is even, 7.5 a deviation
+    assert set(resolutions(drawn(max_shapes=3))) == {20, 32, 50}  # 35 is nearer to 32 than to 40
+
+
+def test_a_random_order_is_a_function_of_seed_and_epoch():
+    first = drawn()
+    assert [first.at(epoch) for epoch in (7, 3, 7)] == [drawn().at(epoch) for epoch in (7, 3, 7)]
+    assert resolutions(first) != resolutions(drawn(seed=1))
+    longer = Curriculum(500, Ramp(20, 50), "every_epoch", order="random", multiple_of=8)
+    assert resolutions(longer)[:400] == resolutions(first)
+
+
+def test_a_size_may_be_drawn_for_several_epochs():
+    curriculum = Curriculum(24, Ramp(16, 64), 3, multiple_of=8, order="random", seed=2)
+    assert [stage.epochs for stage in curriculum.plan] == [8, 8, 8]
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "geometric"])
+def test_the_knobs_follow_a_drawn_size_or_stay_at_their_ends(interpolation):
+    knobs = {"dropout": Ramp(0.1, 0.4)}
+    half = {"linear": (35, 0.25), "geometric": (32, 0.2)}[interpolation]  # sqrt(20 * 50) is 31.6
+    settings = {"knobs": knobs, "interpolation": interpolation, "max_shapes": 3, "multiple_of": 1}
+    for stage in drawn(**settings).plan:
+        expected = {20: 0.1, half[0]: half[1], 50: 0.4}[stage.resolution]
+        assert stage.knobs["dropout"] == pytest.approx(expected, rel=0.02)
+    assert {stage.knobs["dropout"] for stage in drawn(**settings, adaptive=False).plan} == {0.4}
+
+
+def test_a_curriculum_that_is_not_adaptive_raises_the_resolution_alone():
+    plan = Curriculum(3, Ramp(16, 32), 3, knobs={"mixup": Ramp(0, 1)}, adaptive=False).plan
+    assert [(stage.resolution, stage.knobs["mixup"]) for stage in plan] == [(16, 1), (24, 1), (32, 1)]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "stages", "fixres", "expected"),
+    [
+        (10, 1, 0.1, [9, 1]),
+        (30, 1, 0.1, [27, 3]),
+        (4, 1, 0.01, [3, 1]),
+        (10, 3, 0.2, [3, 2, 3, 2]),
+        (4, 3, 0.9, [1, 1, 1, 1]),
+        (4, "every_epoch", 0.25, [1, 1, 1, 1]),
+    ],
+)
+def test_fixres_is_a_last_stage_at_the_resolution_of_evaluation(epochs, stages, fixres, expected):
+    plan = Curriculum(
+        epochs, Ramp(16, 24), stages, knobs={"mixup": Ramp(0, 1)}, fixres=fixres, evaluation_resolution=32
+    ).plan
+    assert [stage.epochs for stage in plan] == expected
+    *others, before, last = plan
+    assert (before.resolution, before.knobs["mixup"], before.trained) == (24, 1, "all")
+    assert (last.resolution, last.knobs["mixup"], last.trained) == (32, 1, "head_and_norms")
+    assert last.first_epoch == epochs - expected[-1]
+    assert {stage.trained for stage in others} <= {"all"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_shapes": 0}, r"curriculum.max_shapes=0"),
+        ({"fixres": 1.0}, r"curriculum.fixres=1: must be a share"),
+        ({"fixres": -0.1}, r"curriculum.fixres=-0.1"),
+        (
+            {"epochs": 3, "fixres": 0.1},
+            r"3 epochs are too few for 3 \+ 1 stages.*max_epochs=4 or more, or curriculum.stages=2",
+        ),
+        ({"epochs": 1, "stages": 1, "fixres": 0.1}, r"1 \+ 1 stages.*max_epochs=2.*curriculum.fixres=0"),
+        ({"stages": "every_epoch", "split": [6, 4]}, r"curriculum.split=\[6, 4\].*every_epoch stages"),
+    ],
+)
+def test_what_the_other_curricula_cannot_be_is_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        Curriculum(**({"epochs": 9, "resolution": Ramp(16, 32), "stages": 3} | settings))

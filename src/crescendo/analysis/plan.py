@@ -20,6 +20,7 @@ class Plan:
 
     Attributes:
         macs: multiply-accumulates of one image's forward pass at each stage's resolution.
+        constant_macs: the same at the resolution of curriculum=constant, the end of the range.
         evaluation_macs: the same at the resolution of evaluation.
         learning_rates: the highest of each stage.
         not_applied: knobs that are on and that the net has no layer for.
@@ -30,6 +31,7 @@ class Plan:
     parameters: int
     stages: tuple[Stage, ...]
     macs: tuple[int, ...]
+    constant_macs: int
     evaluation_resolution: int
     evaluation_macs: int
     learning_rates: tuple[float, ...]
@@ -40,10 +42,10 @@ class Plan:
 
     @property
     def cost(self) -> float:
-        """Training's MACs as a share of what every epoch at the last stage's resolution would take."""
+        """Training's MACs as a share of what every epoch at the end of the range would take."""
         epochs = sum(stage.epochs for stage in self.stages)
         spent = sum(stage.epochs * macs for stage, macs in zip(self.stages, self.macs, strict=True))
-        return spent / (epochs * self.macs[-1])
+        return spent / (epochs * self.constant_macs)
 
 
 def make_plan(
@@ -62,13 +64,15 @@ def make_plan(
     stages = curriculum.plan
     evaluation_resolution = curriculum.evaluation_resolution
     assert evaluation_resolution is not None
-    resolutions = {stage.resolution for stage in stages} | {evaluation_resolution}
+    constant_resolution = round(curriculum.resolution_ramp.end)
+    resolutions = {constant_resolution, evaluation_resolution, *(stage.resolution for stage in stages)}
     macs = {resolution: count_macs(net, resolution, in_channels) for resolution in resolutions}
     return Plan(
         net=getattr(net, "name", "") or type(net).__name__,
         parameters=count_parameters(net),
         stages=stages,
         macs=tuple(macs[stage.resolution] for stage in stages),
+        constant_macs=macs[constant_resolution],
         evaluation_resolution=evaluation_resolution,
         evaluation_macs=macs[evaluation_resolution],
         learning_rates=tuple(lr * _peak(schedule, stage, curriculum.epochs) for stage in stages),
@@ -91,7 +95,7 @@ def check_net_follows(net: nn.Module, curriculum: Curriculum) -> None:
     one_number = not isinstance(curriculum.resolution, Mapping | Ramp)
     for stage in curriculum.plan:
         reason = check_resolution(net, stage.resolution)
-        if reason is None:
+        if reason is None or stage.trained != "all":  # of which the resolution is that of evaluation
             continue
         if one_number:
             overrides = f"curriculum.resolution={smallest if stage.resolution < smallest else largest}"
@@ -141,6 +145,8 @@ def show_plan(plan: Plan) -> RenderableType:
         f"evaluated at {plan.evaluation_resolution} px",
         f"{plan.cost:.2f} of the MACs of curriculum=constant",
     ]
+    if plan.stages[-1].trained != "all":
+        lines.append("the last stage trains the head and the batch norms alone")
     if plan.max_steps > 0:
         lines.append(f"stops after {plan.max_steps} steps: trainer.max_steps")
     lines += [f"{plan.net} has no {name.replace('_', ' ')}: not applied" for name in plan.not_applied]

@@ -25,5 +25,7 @@ class CurriculumCallback(L.Callback):
         assert isinstance(pl_module, ImageClassifier)
         stage = self.curriculum.at(trainer.current_epoch)
         if stage.first_epoch == trainer.current_epoch and trainer.is_global_zero:
-            log.info("stage %d of %d: %d px", stage.index + 1, self.curriculum.stages, stage.resolution)
+            stages = len(self.curriculum.plan)
+            alone = "" if stage.trained == "all" else ", the head and the norms alone"
+            log.info("stage %d of %d: %d px%s", stage.index + 1, stages, stage.resolution, alone)
         pl_module.enter(stage)

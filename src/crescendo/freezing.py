@@ -1,0 +1,27 @@
+"""What of a net a curriculum stage trains."""
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from crescendo.curriculum.schedule import Trained
+from crescendo.errors import UserError
+
+
+def frozen_parameters(net: nn.Module, trained: Trained) -> list[nn.Parameter]:
+    """The parameters that stay as they are: none, or all but the head's and the norms'.
+
+    The head is the last linear layer, behind which no net has another parameter; auxiliary heads stay.
+    Norms are batch norms, whose running statistics follow their input in any case.
+
+    Raises:
+        UserError: the net has no linear layer.
+    """
+    if trained == "all":
+        return []
+    linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        name = getattr(net, "name", "") or type(net).__name__
+        raise UserError(f"{name} has no linear layer that a last stage could train: add curriculum.fixres=0")
+    norms = [module for module in net.modules() if isinstance(module, _NormBase)]
+    kept = {id(parameter) for module in (linear[-1], *norms) for parameter in module.parameters()}
+    return [parameter for parameter in net.parameters() if id(parameter) not in kept]
