@@ -65,6 +65,40 @@ def test_an_epoch_draws_each_image_at_most_once_also_when_it_is_resumed(tmp_path
         assert set(drawn) <= set(range(163))
 
 
+STAGES = (
+    "model=efficientnet_b0",
+    "model.width=0.25",
+    "model.depth=0.5",
+    "curriculum.resolution.start=32",
+    "curriculum.resolution.end=48",
+    "regularization.dropout={start:0.1,end:0.3}",
+    "regularization.drop_path={start:0,end:0.2}",
+    "regularization.randaugment={start:5,end:15}",
+    "regularization.mixup={start:0,end:0.2}",
+    "regularization.cutmix={start:0,end:0.5}",
+)
+
+
+@pytest.mark.parametrize("steps", [7, pytest.param(10, marks=pytest.mark.slow)])
+def test_two_processes_with_workers_see_the_plan_also_when_they_are_resumed(tmp_path, steps):
+    """Stopped inside the second of four epochs, and at its end; two curriculum stages."""
+    overrides = (*TRAINING, "data.source.samples=181", *STAGES, "data.num_workers=2", "trainer.devices=2")
+    script = str(REPOSITORY / "tests" / "draws.py")
+    stopped = command(*TORCHRUN, script, *overrides, f"trainer.max_steps={steps}", cwd=tmp_path)
+    assert stopped.returncode == 0, stopped.stderr
+    run = only_run(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"status": "interrupted"}))
+    going_on = ("trainer.max_steps=-1", "resume_override=true")
+    resumed = command(*TORCHRUN, script, f"resume={run}", *going_on, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    lines = [json.loads(line) for line in (tmp_path / "draws.jsonl").read_text().splitlines()]
+    assert len(lines) == 4 * 5 * 2
+    for line in lines:
+        expected = [32, 0.1, 0, 5, 0, 0] if line["epoch"] < 2 else [48, 0.3, 0.2, 15, 0.2, 0.5]
+        assert line["stage"] == pytest.approx(expected, abs=1e-6), line
+
+
 def test_synchronised_batch_norm_is_refused_on_a_cpu(tmp_path):
     refused = train(*TINY, "trainer.sync_batchnorm=true", cwd=tmp_path)
     assert refused.returncode == 2

@@ -271,3 +271,22 @@ def test_the_plan_trains_nothing(tmp_path):
     for words in ("269,434 parameters", "16", "24", "32", "0.60 of the MACs of curriculum=constant"):
         assert words in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_none_is_bitwise_the_run_with_every_knob_at_zero(tmp_path):
+    """Whatever the experiment: this one has ranges for RandAugment, mixup, cutmix and dropout."""
+    small = ("data=synthetic", "data.source.samples=96", "data.batch_size=32", "data.augmentation.flip=true")
+    net = ("model=efficientnet_b0", "model.width=0.25", "model.depth=0.5", "trainer=cpu", "trainer.max_epochs=4")
+    sizes = ("curriculum.resolution={start:32,end:48}", "curriculum.evaluation_resolution=48", "logger=csv")
+    knobs = ("dropout", "drop_path", "randaugment", "random_erasing", "mixup", "cutmix", "label_smoothing")
+    weights = []
+    for off in (("regularization=none",), [f"regularization.{knob}=0" for knob in knobs]):
+        place = tmp_path / str(len(off))
+        place.mkdir()
+        process = train("experiment=efficientnetv2_m_released", *small, *net, *sizes, *off, cwd=place)
+        assert process.returncode == 0, process.stderr
+        last = only_run(place) / "checkpoints" / "last.ckpt"
+        weights.append(torch.load(last, weights_only=True)["state_dict"])
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name

@@ -176,3 +176,9 @@ def test_right_answers_count_in_their_shares():
         pytest.approx(0.85)
     )
     assert count_correct(LOGITS, Targets(labels, labels, torch.tensor([0.75, 0.9]))).item() == 1
+
+
+def test_an_alpha_may_be_a_whole_number():
+    images, labels = torch.rand(8, 1, 6, 6), torch.arange(8)
+    share = mix(images, labels, mixup=1, cutmix=1)[1].share
+    assert share.dtype == torch.float32

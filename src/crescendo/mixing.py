@@ -98,7 +98,7 @@ def count_correct(logits: Tensor, targets: Targets) -> Tensor:
 
 
 def _beta(alpha: float, count: int, device: torch.device) -> Tensor:
-    concentration = torch.full((count,), alpha, device=device)
+    concentration = torch.full((count,), float(alpha), device=device)
     return torch.distributions.Beta(concentration, concentration, validate_args=False).sample()
 
 
