@@ -276,7 +276,13 @@ def test_the_plan_trains_nothing(tmp_path):
 def test_none_is_bitwise_the_run_with_every_knob_at_zero(tmp_path):
     """Whatever the experiment: this one has ranges for RandAugment, mixup, cutmix and dropout."""
     small = ("data=synthetic", "data.source.samples=96", "data.batch_size=32", "data.augmentation.flip=true")
-    net = ("model=efficientnet_b0", "model.width=0.25", "model.depth=0.5", "trainer=cpu", "trainer.max_epochs=4")
+    net = (
+        "model=efficientnet_b0",
+        "model.width=0.25",
+        "model.depth=0.5",
+        "trainer=cpu",
+        "trainer.max_epochs=4",
+    )
     sizes = ("curriculum.resolution={start:32,end:48}", "curriculum.evaluation_resolution=48", "logger=csv")
     knobs = ("dropout", "drop_path", "randaugment", "random_erasing", "mixup", "cutmix", "label_smoothing")
     weights = []
