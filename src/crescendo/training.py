@@ -86,8 +86,6 @@ def run(config: DictConfig) -> dict[str, float]:
         validate(config)
     check_arguments(config)
     check_devices(config.trainer)
-    if config.trainer.get("benchmark") is None:  # a stage has one shape, an evaluation two: soon tried
-        config.trainer.benchmark = not config.trainer.deterministic
     show_messages()
     if config.data.get("root"):
         config.data.root = _absolute(config.data.root)
@@ -250,8 +248,11 @@ def build_trainer(
         raise UserError(
             f"{run.directory} has averaged weights, and no callback goes on averaging: add callbacks=ema."
         )
+    settings = config.trainer.copy()
+    if settings.get("benchmark") is None:  # a stage has one shape, an evaluation two: soon tried
+        settings.benchmark = not settings.deterministic
     trainer: L.Trainer = build(
-        config.trainer,
+        settings,
         "trainer",
         callbacks=callbacks,
         logger=[MetricsFile(run.directory, kept=checkpoint["metrics_rows"] if checkpoint else 0)],
