@@ -6,6 +6,8 @@ import json
 import torch
 from commands import TINY
 
+TIMES = ("train/images_per_second", "bn_refresh/seconds")
+
 # Four epochs of four steps in two stages, with everything that a checkpoint has to carry.
 TRAINING = (
     *TINY,
@@ -20,8 +22,7 @@ TRAINING = (
 def rows(run):
     with (run / "metrics.csv").open() as file:
         return [
-            {key: value for key, value in row.items() if key != "train/images_per_second"}
-            for row in csv.DictReader(file)
+            {key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)
         ]
 
 

@@ -17,7 +17,7 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
 )
 
-from crescendo import mixing
+from crescendo import batch_norm, mixing
 from crescendo.curriculum.schedule import Stage
 from crescendo.data.datamodule import Batch
 from crescendo.freezing import frozen_parameters
@@ -46,6 +46,8 @@ class ImageClassifier(L.LightningModule):
         stage: the curriculum's stage that is being trained.
         skipped: batches that are not trained on.
         validation: metrics of this epoch's validation; empty before it.
+        validated_statistics: of batch norm, where this epoch's validation had other ones than the training;
+            they are saved with its weights.
         confusion_matrix: of the last test, [classes, classes]: numbers of images, rows are true.
     """
 
@@ -70,6 +72,7 @@ class ImageClassifier(L.LightningModule):
         self.optimizer_factory, self.schedule = optimizer, schedule
         self.seed = seed
         self.validation: dict[str, float] = {}
+        self.validated_statistics: batch_norm.Statistics = {}
         self.skipped: Sequence[Window] = ()
         self.stage = Stage(index=0, first_epoch=0, epochs=0, resolution=0)
         self._frozen: Sequence[nn.Parameter] = ()
@@ -78,6 +81,7 @@ class ImageClassifier(L.LightningModule):
             self.register_buffer(name, in_bytes, persistent=False)
         self.train_sums = TrainingSums()
         self.val_metrics = _evaluation_metrics(num_classes, "val/")
+        self.stage_metrics = _evaluation_metrics(num_classes, "val_stage/")
         self.test_metrics = _evaluation_metrics(num_classes, "test/")
         self.test_metrics["calibration_error"] = MulticlassCalibrationError(
             num_classes, n_bins=15, validate_args=False
@@ -97,8 +101,13 @@ class ImageClassifier(L.LightningModule):
         return floats.sub_(self.mean).div_(self.std)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, classes] of uint8 images."""
-        return self.net(self.normalise(images))
+        """Logits [N, classes] of uint8 images.
+
+        Never compiled: only training steps are, which all have one shape at a stage. Here the mode and the
+        smaller last batch would take two graphs more for a small part of the time.
+        """
+        with torch.compiler.set_stance("force_eager"):
+            return self.net(self.normalise(images))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self._is_skipped(batch_idx):  # all ranks have gradients to exchange, and none of them counts
@@ -152,14 +161,24 @@ class ImageClassifier(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         _update(self.val_metrics, self(batch.images), batch.labels)
 
+    def stage_validation_step(self, batch: Batch) -> None:
+        """One batch of the validation at the stage's own resolution."""
+        _update(self.stage_metrics, self(batch.images), batch.labels)
+
+    def log_stage_validation(self) -> None:
+        """Its end, for all devices."""
+        self._log_and_reset(self.stage_metrics)
+
     def on_train_epoch_start(self) -> None:
-        self.validation = {}
+        """Statistics that a stage freezes are the same on all devices."""
+        self.validation, self.validated_statistics = {}, {}
+        if self.trainer.world_size > 1:
+            batch_norm.share_from_rank_zero(self.net)
 
     def on_validation_epoch_start(self) -> None:
         """All devices validate rank 0's statistics of batch norm, averaged or not: those are saved."""
         if self.trainer.world_size > 1:
-            for statistics in self.net.buffers():
-                torch.distributed.broadcast(statistics, src=0)
+            batch_norm.share_from_rank_zero(self.net)
 
     def on_validation_epoch_end(self) -> None:
         self.validation = self._log_and_reset(self.val_metrics)
@@ -196,14 +215,21 @@ class ImageClassifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint knows how its weights validated, and what each device has added up so far."""
+        """A checkpoint knows how its weights validated, and what each device has added up so far.
+
+        Its state_dict is what was validated; running_statistics are those that the training goes on with.
+        """
         checkpoint["validation"] = self.validation
+        weights = checkpoint["state_dict"]  # the averages, under EMA
+        checkpoint["running_statistics"] = {name: weights[name] for name in self.validated_statistics}
+        checkpoint["state_dict"] = weights | self.validated_statistics
         sums = cast(Tensor, self.all_gather(self.train_sums.state().to(self.device)))
         checkpoint["train_sums"] = sums.reshape(self.trainer.world_size, -1).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over this device's share; with another number of devices the first takes all."""
         self.validation = checkpoint["validation"]
+        checkpoint["state_dict"].update(checkpoint["running_statistics"])
         rows: Tensor = checkpoint["train_sums"]
         if len(rows) != self.trainer.world_size:
             rows = torch.cat(

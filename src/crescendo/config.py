@@ -171,6 +171,7 @@ class TrainerSettings(Target):
     limit_test_batches: Limit
     num_sanity_val_steps: NonNegativeInt
     deterministic: bool | Literal["warn"]
+    benchmark: bool | None = None
     enable_progress_bar: bool
 
 
@@ -191,6 +192,10 @@ class Settings(Group):
     seed: NonNegativeInt
     weights: str | None
     channels_last: bool
+    compile: bool = False
+    validate_stage: bool = False
+    bn_refresh: NonNegativeInt = 0
+    bn_refresh_when: Literal["always", "resized"] = "always"
     plan: bool
     on_nonfinite: Literal["stop", "skip"] = "stop"
     stop_seconds: PositiveFloat = 60.0

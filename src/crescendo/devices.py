@@ -31,6 +31,10 @@ def set_up_ddp(trainer: L.Trainer) -> None:
 
     Every net uses all its parameters in every step, in the same order, so the graph is static; but torch's
     static graph counts backward passes, which parts of a batch (gradient accumulation) would confuse.
+    Nor does a forward pass send batch norm's statistics around, tensor by tensor: training does not read
+    them, and those of rank 0, which are validated and saved, are the same without that. The classifier shares
+    them when an epoch or a validation begins, in one message, so that whoever reads them (a validation, a
+    frozen layer) reads rank 0's, in a training that goes on from a checkpoint as in one that never ended.
     A strategy that was configured with arguments of its own keeps them.
     """
     if isinstance(trainer.strategy, DDPStrategy):
@@ -38,6 +42,7 @@ def set_up_ddp(trainer: L.Trainer) -> None:
         searched = chosen.get("find_unused_parameters", False)
         settings: dict[str, Any] = {
             "gradient_as_bucket_view": True,
+            "broadcast_buffers": False,
             "find_unused_parameters": False,
             "static_graph": trainer.accumulate_grad_batches == 1 and not searched,
         }

@@ -27,6 +27,7 @@ from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from crescendo.checkpoints import BestCheckpoint
 from crescendo.errors import EXIT_CODE, Interrupted
 from crescendo.runs import REQUEUED, write_whole
+from crescendo.validation import StatisticsRefresh
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 REQUEUE = signal.SIGUSR1  # sbatch --signal=USR1@90: the time of a SLURM job is nearly over
@@ -206,6 +207,8 @@ class Interruption(Checkpoint):
             return
         if self._agree():
             for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
+                if isinstance(callback, StatisticsRefresh):  # it comes before the averages
+                    callback.put_back(pl_module)
                 if isinstance(callback, WeightAveraging):  # validates the averages in the weights' place
                     callback.on_validation_epoch_end(trainer, pl_module)
             self.checkpoint.save_now(trainer, inside_validation=True)

@@ -45,6 +45,9 @@ SUMMARY = (
     "status",  # finished, failed or interrupted
     "seconds",
     "images_per_second",  # of training alone
+    "compile_seconds",  # of torch.compile, which images_per_second leaves out; 0 without
+    "bn_refresh_seconds",  # of taking batch norm's statistics anew for validations; null without
+    "bn_refresh_macs",  # of the same, over all devices
     "parameters",
     "macs",  # of one image at the resolution of evaluation
     "peak_memory_bytes",

@@ -21,6 +21,7 @@ from rich.logging import RichHandler
 from torch import Tensor
 
 from crescendo.classifier import ImageClassifier
+from crescendo.compilation import CompileClock
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.errors import UserError
 from crescendo.nonfinite import NonFiniteError, Window, all_finite
@@ -132,11 +133,15 @@ def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
 class StepMetrics(L.Callback):
     """Logs the training every `every_n_steps` optimizer steps, and an epoch's line at its end.
 
-    Only at those steps is anything read from the device. images_per_second counts training alone.
+    Only at those steps is anything read from the device. images_per_second counts training alone: neither
+    validation nor what `clock` saw of torch.compile.
     """
 
-    def __init__(self, curriculum: Curriculum, run: Run, every_n_steps: int) -> None:
+    def __init__(
+        self, curriculum: Curriculum, run: Run, every_n_steps: int, clock: CompileClock | None = None
+    ) -> None:
         self.curriculum, self.run, self.every_n_steps = curriculum, run, every_n_steps
+        self._clock, self._compile_seconds = clock or CompileClock(), 0.0
         self.shown: dict[str, float] = {}  # the newest values, for the progress bar
         self._images, self._seconds = 0, 0.0
         self._steps, self._rate = 0, 0.0
@@ -180,12 +185,14 @@ class StepMetrics(L.Callback):
             "epoch_seconds": self._epoch_seconds,
             "images": self._images,
             "seconds": self._seconds,
+            "compile_seconds": self._compile_seconds,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._epoch_sums = list(state_dict["epoch_sums"])
         self._epoch_seconds = state_dict["epoch_seconds"]
         self._images, self._seconds = state_dict["images"], state_dict["seconds"]
+        self._compile_seconds = state_dict["compile_seconds"]
         self._summarize()  # the training may be done, and only its test be left
 
     def on_train_batch_start(
@@ -237,6 +244,7 @@ class StepMetrics(L.Callback):
 
     def _summarize(self) -> None:
         self.run.summary["images_per_second"] = round(self._images / max(self._seconds, 1e-9), 1)
+        self.run.summary["compile_seconds"] = round(self._compile_seconds, 1)
 
     def _window(self, trainer: L.Trainer) -> Window:
         """The batches since the last look."""
@@ -250,6 +258,9 @@ class StepMetrics(L.Callback):
             return trainer.strategy.reduce(sums, reduce_op="sum")
 
         loss, correct, images = classifier.train_sums.take(over_devices)
+        compiling = self._clock.take()
+        self._compile_seconds += compiling
+        self._since += compiling
         seconds = time.perf_counter() - self._since
         self._since += seconds
         if not math.isfinite(loss):

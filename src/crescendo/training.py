@@ -21,6 +21,7 @@ from crescendo.analysis.plan import Plan, check_net_follows, make_plan, show_pla
 from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
 from crescendo.checkpoints import AtomicCheckpointIO, clean_partials, find_checkpoint, load_checkpoint
 from crescendo.classifier import ImageClassifier
+from crescendo.compilation import CompileClock, compile_net
 from crescendo.config import validate
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.curriculum.schedule import Curriculum
@@ -52,6 +53,7 @@ from crescendo.tracking import (
     peak_memory_bytes,
     show_messages,
 )
+from crescendo.validation import StageValidation, StatisticsDrift, StatisticsRefresh
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +222,7 @@ def build_trainer(
     run: Run,
     experiment: Experiment,
     signals: Signals,
+    clock: CompileClock,
     checkpoint: Mapping[str, Any] | None = None,
 ) -> L.Trainer:
     """Lightning's Trainer with our callbacks and metrics.csv.
@@ -233,7 +236,9 @@ def build_trainer(
     configured = {name: build(node, f"callbacks.{name}") for name, node in config.callbacks.items()}
     callbacks = [
         CurriculumCallback(experiment.curriculum),
-        StepMetrics(experiment.curriculum, run, config.trainer.log_every_n_steps),
+        StepMetrics(experiment.curriculum, run, config.trainer.log_every_n_steps, clock),
+        StatisticsDrift(),
+        *_around_validation(config, run, experiment),
         *configured.values(),
         Interruption(signals, configured["checkpoint"], run.directory),
     ]
@@ -244,8 +249,11 @@ def build_trainer(
         raise UserError(
             f"{run.directory} has averaged weights, and no callback goes on averaging: add callbacks=ema."
         )
+    settings = config.trainer.copy()
+    if settings.get("benchmark") is None:  # a stage has one shape, an evaluation two: soon tried
+        settings.benchmark = not settings.deterministic
     trainer: L.Trainer = build(
-        config.trainer,
+        settings,
         "trainer",
         callbacks=callbacks,
         logger=[MetricsFile(run.directory, kept=checkpoint["metrics_rows"] if checkpoint else 0)],
@@ -256,6 +264,16 @@ def build_trainer(
     )
     set_up_ddp(trainer)
     return trainer
+
+
+def _around_validation(config: DictConfig, run: Run, experiment: Experiment) -> list[L.Callback]:
+    callbacks: list[L.Callback] = [StageValidation(experiment.data)] if config.validate_stage else []
+    if config.bn_refresh > 0:
+        macs = experiment.plan.evaluation_macs
+        callbacks.append(
+            StatisticsRefresh(experiment.data, run, config.bn_refresh, config.bn_refresh_when, macs)
+        )
+    return callbacks
 
 
 def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signals) -> dict[str, float]:
@@ -328,6 +346,9 @@ def _fit(
         loggers: the configured one is put here when the training is about to start.
     """
     windows = Windows(run.directory)
+    clock = CompileClock()
+    if config.compile:
+        clock.watch()
     while True:
         if config.on_nonfinite == "skip":
             windows.skip_all()
@@ -336,9 +357,11 @@ def _fit(
             step = checkpoint["global_step"] if checkpoint else 0
             log.info("resumed: %s goes on after step %d", run.directory, step)
         classifier, data = experiment.classifier, experiment.data
+        if config.compile:
+            compile_net(classifier.net, len(experiment.curriculum.plan))
         classifier.skipped = windows.skipped
         run.summary["skipped_windows"] = len(windows.skipped)
-        trainer = build_trainer(config, run, experiment, signals, checkpoint)
+        trainer = build_trainer(config, run, experiment, signals, clock, checkpoint)
         if config.logger and _is_rank_zero():
             if not loggers:  # last, so that nothing fails between its start and the training
                 logger = build(config.logger, "logger", run=run, config=_values(config))

@@ -148,28 +148,47 @@ class ImageData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._evaluation_loader(self.validation)
+        return self._evaluation_loader(self.validation, self._evaluation_resolution)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._evaluation_loader(self.test)
+        return self._evaluation_loader(self.test, self._evaluation_resolution)
+
+    def validation_at(self, resolution: int) -> DataLoader[Batch]:
+        """The validation images at another resolution, to go through once."""
+        return self._evaluation_loader(self.validation, resolution, once=True)
+
+    def training_as_evaluated(self, epoch: int, batches: int) -> DataLoader[Batch]:
+        """This rank's share of an epoch's first `batches` global batches, as evaluation would see their
+        images: at its resolution, without augmentation. To go through once.
+        """
+        rank, ranks = self._rank()
+        first = self.training_sampler().batches(epoch)[: batches * self.parts]
+        draws = [Draws(batch[rank::ranks], None, self._evaluation_resolution) for batch in first]
+        return self._loader(self.training, draws, once=True)
+
+    @property
+    def _evaluation_resolution(self) -> int:
+        resolution = self.curriculum.evaluation_resolution
+        assert resolution is not None
+        return resolution
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _evaluation_loader(self, dataset: AddressedDataset) -> DataLoader[Batch]:
+    def _evaluation_loader(
+        self, dataset: AddressedDataset, resolution: int, *, once: bool = False
+    ) -> DataLoader[Batch]:
         rank, ranks = self._rank()
-        resolution = self.curriculum.evaluation_resolution
-        assert resolution is not None
         sampler = EvaluationSampler(len(dataset), self.eval_batch_size, resolution, rank=rank, ranks=ranks)
-        return self._loader(dataset, sampler)
+        return self._loader(dataset, sampler, once=once)
 
-    def _loader(self, dataset: AddressedDataset, sampler: Any) -> DataLoader[Batch]:
+    def _loader(self, dataset: AddressedDataset, sampler: Any, *, once: bool = False) -> DataLoader[Batch]:
         return DataLoader(
             dataset,
             batch_sampler=sampler,
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=self.num_workers > 0 and not once,
             pin_memory=torch.cuda.is_available(),
         )
 
