@@ -4,6 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,11 +20,13 @@ from rich import get_console
 
 from crescendo.analysis.plan import Plan, check_net_follows, make_plan, show_plan
 from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
+from crescendo.analysis.speed import Speeds
 from crescendo.checkpoints import AtomicCheckpointIO, clean_partials, find_checkpoint, load_checkpoint
 from crescendo.classifier import ImageClassifier
 from crescendo.config import validate
+from crescendo.curriculum.budget import Budget, fit_epochs
 from crescendo.curriculum.callback import CurriculumCallback
-from crescendo.curriculum.schedule import Curriculum
+from crescendo.curriculum.schedule import Curriculum, Stage
 from crescendo.data import Augmentation, ImageData, Transform
 from crescendo.data.sources import Sets
 from crescendo.devices import check_devices, set_up_ddp
@@ -32,6 +35,7 @@ from crescendo.interruption import Interruption, Signals, signals_noted
 from crescendo.models import load_weights
 from crescendo.models.layers import Net
 from crescendo.nonfinite import NonFiniteError, Windows
+from crescendo.probe import limited, probe
 from crescendo.ranks import new_run_directory, shared_choice
 from crescendo.regularization import Regularization
 from crescendo.resume import find_run, requeued_run, resumed_config
@@ -84,15 +88,19 @@ def run(config: DictConfig) -> dict[str, float]:
         validate(config)
     check_arguments(config)
     check_devices(config.trainer)
+    if config.budget is not None and config.resume is None:
+        _refuse_lengths_beside_budget(config, overrides)
     show_messages()
     if config.data.get("root"):
         config.data.root = _absolute(config.data.root)
     if config.weights is not None and Path(config.weights).expanduser().exists():
         config.weights = _absolute(config.weights)
-    experiment = prepare(config, overrides)
+    experiment, speeds = plan_training(config, overrides)
     if _is_rank_zero():
-        get_console().print(show_plan(experiment.plan))
+        get_console().print(show_plan(experiment.plan, speeds, config.budget))
     if config.plan:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
         return {}
     config.data.class_names = experiment.class_names  # so that the run is used without its data
     directory = _directory(config)
@@ -105,14 +113,90 @@ def run(config: DictConfig) -> dict[str, float]:
         return _train(config, experiment, run, signals)
 
 
-def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
+def plan_training(config: DictConfig, overrides: Sequence[str]) -> tuple[Experiment, Speeds | None]:
+    """What is going to be trained, and the speeds if they were to be measured.
+
+    A new run under `budget` gets the trainer.max_epochs that it pays for, in `config`; one that is resumed
+    has them.
+
+    Raises:
+        UserError: the budget is too small for one epoch of each stage.
+    """
+    budget = Budget.parse(config.budget) if config.budget is not None and config.resume is None else None
+    if budget is not None:  # long enough to be built, until it is known
+        config.trainer.max_epochs = max(config.trainer.max_epochs, _fewest_epochs(config))
+    measured = config.plan == "probe" or (budget is not None and budget.kind == "seconds")
+    only_planned = bool(config.plan) and not measured and config.weights is None
+    experiment = prepare(config, overrides, shapes_only=only_planned)
+    speeds = None
+    if measured:
+        callbacks = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
+        speeds = probe(
+            config.trainer, callbacks, experiment.classifier, experiment.data, experiment.curriculum
+        )
+    if budget is not None:
+        config.trainer.max_epochs = _epochs_within(budget, config, experiment, speeds)
+        experiment = prepare(config, overrides, shapes_only=bool(config.plan), earlier=experiment)
+    return experiment, speeds
+
+
+def _epochs_within(budget: Budget, config: DictConfig, experiment: Experiment, speeds: Speeds | None) -> int:
+    plan, net = experiment.plan, experiment.classifier.net
+    cost = plan.training_seconds(speeds) if budget.kind == "seconds" and speeds else plan.training_macs
+
+    def stages_of(epochs: int) -> Sequence[Stage]:
+        return build_curriculum(config, net, epochs).plan
+
+    fewest = _fewest_epochs(config)
+    epochs = fit_epochs(cost, stages_of, budget.amount, fewest)
+    if epochs is None:
+        least = cost.of(stages_of(fewest))
+        shown = f"{math.ceil(least)}s" if budget.kind == "seconds" else f"{math.ceil(least / 1e6)}MMAC"
+        raise UserError(
+            f"budget={config.budget} is too small for {fewest} epochs, the fewest that these stages and "
+            f"their warm-up take: give budget={shown} or more."
+        )
+    return epochs
+
+
+def _fewest_epochs(config: DictConfig) -> int:
+    """One for each stage, and the warm-up."""
+    warmup_epochs = config.lr_schedule.get("warmup_epochs", 0)
+    return max(config.curriculum.stages, math.ceil(warmup_epochs))
+
+
+def _refuse_lengths_beside_budget(config: DictConfig, overrides: Sequence[str]) -> None:
+    """A budget gives the epochs: a length beside it is a contradiction."""
+    typed = {override.split("=")[0].lstrip("+~") for override in overrides}
+    if "trainer.max_epochs" in typed:
+        raise UserError(
+            f"budget={config.budget} sets trainer.max_epochs, trainer.max_epochs={config.trainer.max_epochs} "
+            f"was given beside it: leave one of them out."
+        )
+    if config.trainer.max_steps != -1:
+        raise UserError(
+            f"budget={config.budget} counts whole epochs, and trainer.max_steps={config.trainer.max_steps} "
+            f"ends the training before: leave one of them out."
+        )
+
+
+def prepare(
+    config: DictConfig,
+    overrides: Sequence[str] = (),
+    *,
+    shapes_only: bool = False,
+    earlier: Experiment | None = None,
+) -> Experiment:
     """Build data, net and classifier, and check that they go together.
 
     Args:
         config: validated.
         overrides: what was typed; a knob given there must have an owner in the net.
+        shapes_only: build the net without numbers, on the meta device: its plan is all that is asked for.
+        earlier: of the same data, which is not read again.
     """
-    classifier = build_classifier(config)
+    with torch.device("meta") if shapes_only else nullcontext():
+        classifier = build_classifier(config)
     with users_mistakes("optimizer"):
         classifier.make_optimizer()
     not_applied = Regularization(**_values(config.regularization)).not_applied(classifier.net)
@@ -125,7 +209,10 @@ def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         )
     curriculum = build_curriculum(config, classifier.net)
     check_net_follows(classifier.net, curriculum)
-    data, class_names = build_data(config, curriculum)
+    if earlier is not None:
+        data, class_names = earlier.data.under(curriculum), earlier.class_names
+    else:
+        data, class_names = build_data(config, curriculum)
     plan = make_plan(
         classifier.net,
         curriculum,
@@ -133,8 +220,9 @@ def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         in_channels=config.data.in_channels,
         lr=config.optimizer.lr,
         batch_size=config.data.batch_size,
-        steps_per_epoch=_limited(data.steps_per_epoch, config.trainer.limit_train_batches),
+        steps_per_epoch=limited(data.steps_per_epoch, config.trainer.limit_train_batches),
         max_steps=config.trainer.max_steps,
+        validate_every=config.trainer.check_val_every_n_epoch,
         not_applied=not_applied,
     )
     return Experiment(data, classifier, curriculum, plan, class_names)
@@ -158,13 +246,13 @@ def build_classifier(config: DictConfig) -> ImageClassifier:
     )
 
 
-def build_curriculum(config: DictConfig, net: Net) -> Curriculum:
-    """The configured curriculum, with the knobs that apply to `net`."""
+def build_curriculum(config: DictConfig, net: Net, epochs: int | None = None) -> Curriculum:
+    """The configured curriculum, with the knobs that apply to `net`; of another length, if one is given."""
     knobs = Regularization(**_values(config.regularization)).ramps(net)
     return build(
         config.curriculum,
         "curriculum",
-        epochs=config.trainer.max_epochs,
+        epochs=epochs or config.trainer.max_epochs,
         knobs=knobs,
         smallest=net.min_resolution,
     )
@@ -406,11 +494,6 @@ def _told_directory() -> Path | None:
     """The directory that rank 0 told this rank."""
     told = os.environ.get(RUN_DIRECTORY_VARIABLE)
     return Path(told) if told and not _is_rank_zero() else None
-
-
-def _limited(steps: int, limit: int | float) -> int:
-    """Steps of an epoch under trainer.limit_train_batches: a number of batches, or a share."""
-    return min(steps, limit) if isinstance(limit, int) else int(steps * limit)
 
 
 def _absolute(path: str) -> str:
