@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
 import torch
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
 from crescendo.analysis.plan import Plan, check_net_follows, make_plan, show_plan
+from crescendo.analysis.preview import batches_as_seen, draw_preview
 from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
 from crescendo.analysis.speed import Speeds
 from crescendo.checkpoints import AtomicCheckpointIO, clean_partials, find_checkpoint, load_checkpoint
@@ -56,6 +57,9 @@ from crescendo.tracking import (
     peak_memory_bytes,
     show_messages,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +230,26 @@ def prepare(
         not_applied=not_applied,
     )
     return Experiment(data, classifier, curriculum, plan, class_names)
+
+
+def preview_training(config: DictConfig, overrides: Sequence[str], images: int) -> "Figure":
+    """Its schedule and so many images of a batch at each stage, as one picture.
+
+    Args:
+        config: validated.
+    """
+    check_arguments(config)
+    experiment = prepare(config, overrides)
+    classifier, curriculum = experiment.classifier, experiment.curriculum
+    steps = curriculum.epochs * experiment.plan.steps_per_epoch
+    samples = min(steps, 1000)
+    rates = [
+        config.optimizer.lr
+        * classifier.schedule.factor((i + 0.5) * curriculum.epochs / samples, curriculum.epochs)
+        for i in range(samples)
+    ]
+    batches = batches_as_seen(classifier, experiment.data, images)
+    return draw_preview(f"{config.data.name}, {experiment.plan.net}", curriculum, rates, batches)
 
 
 def build_classifier(config: DictConfig) -> ImageClassifier:
