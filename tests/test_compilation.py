@@ -10,8 +10,8 @@ from torch._dynamo.utils import counters
 
 from crescendo.compilation import CompileClock, compile_net
 from crescendo.curriculum.callback import CurriculumCallback
+from crescendo.experiment import prepare
 from crescendo.models.layers import set_drop_path, set_dropout
-from crescendo.training import prepare
 
 NET = ("model=efficientnet_b0", "model.width=0.25", "model.depth=0.34")
 

@@ -7,8 +7,8 @@ from omegaconf import OmegaConf, open_dict
 
 from crescendo.config import validate
 from crescendo.errors import UserError
+from crescendo.experiment import prepare
 from crescendo.targets import build, check_arguments, check_targets, users_mistakes
-from crescendo.training import prepare
 
 REPOSITORY = Path(__file__).parents[1]
 GROUPS = ("data", "model", "regularization", "curriculum", "optimizer", "lr_schedule", "trainer")

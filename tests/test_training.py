@@ -5,7 +5,7 @@ import torch
 
 from crescendo.config import validate
 from crescendo.errors import UserError
-from crescendo.training import build_classifier, prepare
+from crescendo.experiment import build_classifier, prepare
 
 
 def weights(config):

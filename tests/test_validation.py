@@ -45,7 +45,7 @@ def test_what_was_validated_is_what_evaluates(uninterrupted, configuration):
     """The best checkpoint's weights, with its statistics, have its validation's loss."""
     from lightning import Trainer
 
-    from crescendo.training import prepare
+    from crescendo.experiment import prepare
 
     run = uninterrupted(*TRAINING, *NET, *REFRESH)
     best = checkpoint(run, "best")

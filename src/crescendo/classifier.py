@@ -109,10 +109,8 @@ class ImageClassifier(L.LightningModule):
         with torch.compiler.set_stance("force_eager"):
             return self.net(self.normalise(images))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self._is_skipped(batch_idx):  # all ranks have gradients to exchange, and none of them counts
-            return 0 * torch.stack([weights.sum() for weights in self.net.parameters()]).sum()
-        torch.manual_seed(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank))
+    def augment(self, batch: Batch) -> tuple[Tensor, mixing.Targets]:
+        """What the net trains on: a batch normalised, mixed and erased as strongly as the stage says."""
         strength = self.stage.knobs.get
         images, targets = mixing.mix(
             self.normalise(batch.images),
@@ -120,8 +118,14 @@ class ImageClassifier(L.LightningModule):
             strength("mixup", 0.0),
             strength("cutmix", 0.0),
         )
-        images = mixing.erase(images, strength("random_erasing", 0.0))
-        smoothing = strength("label_smoothing", 0.0)
+        return mixing.erase(images, strength("random_erasing", 0.0)), targets
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self._is_skipped(batch_idx):  # all ranks have gradients to exchange, and none of them counts
+            return 0 * torch.stack([weights.sum() for weights in self.net.parameters()]).sum()
+        torch.manual_seed(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        images, targets = self.augment(batch)
+        smoothing = self.stage.knobs.get("label_smoothing", 0.0)
 
         def loss_of(logits: Tensor) -> Tensor:
             return mixing.cross_entropy(logits, targets, smoothing)

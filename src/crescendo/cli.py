@@ -104,6 +104,29 @@ def profile(
 
 
 @app.command()
+def preview(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[OVERRIDES...]", help="As for python train.py.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The picture: png, pdf or svg.")] = Path("preview.png"),
+    images: Annotated[int, typer.Option(min=1, help="Images of the batch to show.")] = 8,
+    config_dir: Annotated[Path | None, typer.Option(help="The project's conf, outside of it.")] = None,
+) -> None:
+    """Draw a training before it starts: its schedule, and a batch as the net sees it at each stage."""
+    from crescendo.composing import compose_config, find_config_directory
+
+    config = compose_config(overrides or [], find_config_directory(config_dir))
+    from crescendo.planning import preview_training
+
+    figure = preview_training(config, overrides or [], images)
+    try:
+        figure.savefig(out, dpi=150, facecolor="white")
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {out} cannot be written: {error}") from error
+    print(out)
+
+
+@app.command()
 def evaluate(
     run: RunDirectory, as_json: AsJson = False, accelerator: Device = "auto", trust: Trust = False
 ) -> None:

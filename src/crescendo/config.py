@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 import crescendo.resolvers  # noqa: F401  # registers them
+from crescendo.curriculum.budget import Budget
 from crescendo.errors import UserError, did_you_mean
 from crescendo.targets import as_sentence, check_targets, resolved
 
@@ -86,6 +87,12 @@ def _rising_shares(values: list[float]) -> list[float]:
     if len(values) != 2 or not 0 < values[0] <= values[1] <= 1:
         raise ValueError("must be two rising shares of the area, such as [0.08, 1.0]")
     return values
+
+
+def _number_with_unit(value: object) -> object:
+    if value is not None:
+        Budget.parse(str(value))
+    return value
 
 
 class AugmentationSettings(Group):
@@ -196,7 +203,8 @@ class Settings(Group):
     validate_stage: bool = False
     bn_refresh: NonNegativeInt = 0
     bn_refresh_when: Literal["always", "resized"] = "always"
-    plan: bool
+    plan: bool | Literal["probe"]
+    budget: Annotated[str | None, BeforeValidator(_number_with_unit)] = None
     on_nonfinite: Literal["stop", "skip"] = "stop"
     stop_seconds: PositiveFloat = 60.0
     resume: str | None = None

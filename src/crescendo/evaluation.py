@@ -15,10 +15,10 @@ from crescendo.config import validate
 from crescendo.data.decoding import read_image
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
+from crescendo.experiment import build_classifier, build_curriculum, build_transform, prepare
 from crescendo.runs import best_checkpoint, read_config
 from crescendo.targets import check_arguments
 from crescendo.tracking import show_messages
-from crescendo.training import build_classifier, build_curriculum, build_transform, prepare
 
 
 def load_config(run: Path, *, trust: bool = False) -> DictConfig:

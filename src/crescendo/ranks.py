@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import torch.distributed
 from torch.distributed import TCPStore
 
 from crescendo.runs import make_directory, new_directory
@@ -13,8 +14,15 @@ WAIT = timedelta(minutes=5)  # for rank 0, which may still be importing
 
 
 def shared_choice(choose: Callable[[], Path], *, rank_zero: bool) -> Path:
-    """The directory that rank 0 chooses, on every rank that torchrun started; elsewhere each rank chooses."""
+    """The directory that rank 0 chooses, on every rank that torchrun started or that a probe brought up;
+    elsewhere each rank chooses.
+    """
     environment = os.environ
+    if torch.distributed.is_initialized():
+        chosen = [choose().absolute() if rank_zero else None]
+        torch.distributed.broadcast_object_list(chosen)
+        assert chosen[0] is not None
+        return chosen[0]
     if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return choose()
     store = TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), timeout=WAIT)

@@ -3,10 +3,9 @@
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -14,27 +13,24 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich import get_console
 
-from crescendo.analysis.plan import Plan, check_net_follows, make_plan, show_plan
+from crescendo.analysis.plan import show_plan
 from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
 from crescendo.checkpoints import AtomicCheckpointIO, clean_partials, find_checkpoint, load_checkpoint
 from crescendo.classifier import ImageClassifier
 from crescendo.compilation import CompileClock, compile_net
 from crescendo.config import validate
 from crescendo.curriculum.callback import CurriculumCallback
-from crescendo.curriculum.schedule import Curriculum
-from crescendo.data import Augmentation, ImageData, Transform
-from crescendo.data.sources import Sets
+from crescendo.data import ImageData
 from crescendo.devices import check_devices, set_up_ddp
 from crescendo.errors import UserError
+from crescendo.experiment import Experiment, plain_values, prepare
 from crescendo.interruption import Interruption, Signals, signals_noted
-from crescendo.models import load_weights
-from crescendo.models.layers import Net
 from crescendo.nonfinite import NonFiniteError, Windows
+from crescendo.planning import plan_training, refuse_lengths_beside_budget
 from crescendo.ranks import new_run_directory, shared_choice
-from crescendo.regularization import Regularization
 from crescendo.resume import find_run, requeued_run, resumed_config
 from crescendo.runs import (
     JOB_DIRECTORY_VARIABLE,
@@ -44,7 +40,7 @@ from crescendo.runs import (
     recording,
     storage_errors,
 )
-from crescendo.targets import build, build_partial, check_arguments, users_mistakes
+from crescendo.targets import build, check_arguments
 from crescendo.tracking import (
     MetricsFile,
     ProgressBar,
@@ -55,18 +51,10 @@ from crescendo.tracking import (
 )
 from crescendo.validation import StageValidation, StatisticsDrift, StatisticsRefresh
 
+if TYPE_CHECKING:
+    pass
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What a configuration describes, built: everything but the trainer."""
-
-    data: ImageData
-    classifier: ImageClassifier
-    curriculum: Curriculum
-    plan: Plan
-    class_names: Sequence[str]
 
 
 def run(config: DictConfig) -> dict[str, float]:
@@ -86,15 +74,19 @@ def run(config: DictConfig) -> dict[str, float]:
         validate(config)
     check_arguments(config)
     check_devices(config.trainer)
+    if config.budget is not None and config.resume is None:
+        refuse_lengths_beside_budget(config, overrides)
     show_messages()
     if config.data.get("root"):
         config.data.root = _absolute(config.data.root)
     if config.weights is not None and Path(config.weights).expanduser().exists():
         config.weights = _absolute(config.weights)
-    experiment = prepare(config, overrides)
+    experiment, speeds = plan_training(config, overrides)
     if _is_rank_zero():
-        get_console().print(show_plan(experiment.plan))
+        get_console().print(show_plan(experiment.plan, speeds, config.budget))
     if config.plan:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
         return {}
     config.data.class_names = experiment.class_names  # so that the run is used without its data
     directory = _directory(config)
@@ -105,116 +97,6 @@ def run(config: DictConfig) -> dict[str, float]:
         storage_errors(directory),
     ):
         return _train(config, experiment, run, signals)
-
-
-def prepare(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
-    """Build data, net and classifier, and check that they go together.
-
-    Args:
-        config: validated.
-        overrides: what was typed; a knob given there must have an owner in the net.
-    """
-    classifier = build_classifier(config)
-    with users_mistakes("optimizer"):
-        classifier.make_optimizer()
-    not_applied = Regularization(**_values(config.regularization)).not_applied(classifier.net)
-    _refuse_knobs_without_owner(not_applied, classifier.net.name, overrides)
-    warmup_epochs = getattr(classifier.schedule, "warmup_epochs", 0)
-    if warmup_epochs > config.trainer.max_epochs:
-        raise UserError(
-            f"lr_schedule.warmup_epochs={warmup_epochs:g} is longer than "
-            f"trainer.max_epochs={config.trainer.max_epochs}."
-        )
-    curriculum = build_curriculum(config, classifier.net)
-    check_net_follows(classifier.net, curriculum)
-    data, class_names = build_data(config, curriculum)
-    plan = make_plan(
-        classifier.net,
-        curriculum,
-        classifier.schedule,
-        in_channels=config.data.in_channels,
-        lr=config.optimizer.lr,
-        batch_size=config.data.batch_size,
-        steps_per_epoch=_limited(data.steps_per_epoch, config.trainer.limit_train_batches),
-        max_steps=config.trainer.max_steps,
-        not_applied=not_applied,
-    )
-    return Experiment(data, classifier, curriculum, plan, class_names)
-
-
-def build_classifier(config: DictConfig) -> ImageClassifier:
-    """The configured net, initialised from the seed or from `weights`, with its optimizer and schedule."""
-    L.seed_everything(config.seed, verbose=False)
-    net = build(config.model, "model")
-    if config.weights is not None:
-        log.info("%s: %s", config.weights, load_weights(net, config.weights))
-    return ImageClassifier(
-        net,
-        build_partial(config.optimizer, "optimizer"),
-        build(config.lr_schedule, "lr_schedule"),
-        mean=config.data.mean,
-        std=config.data.std,
-        num_classes=config.data.num_classes,
-        seed=config.seed,
-        channels_last=config.channels_last,
-    )
-
-
-def build_curriculum(config: DictConfig, net: Net) -> Curriculum:
-    """The configured curriculum, with the knobs that apply to `net`."""
-    knobs = Regularization(**_values(config.regularization)).ramps(net)
-    return build(
-        config.curriculum,
-        "curriculum",
-        epochs=config.trainer.max_epochs,
-        knobs=knobs,
-        smallest=net.min_resolution,
-        seed=config.seed,
-    )
-
-
-def build_transform(config: DictConfig) -> Transform:
-    """How the configured data set's images become batches."""
-    return Transform(
-        in_channels=config.data.in_channels,
-        fit=config.data.fit,
-        eval_crop=config.data.eval_crop,
-        augmentation=Augmentation(**_values(config.data.augmentation)),
-        seed=config.seed,
-    )
-
-
-def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, list[str]]:
-    """The configured data set, read and split, and the names of its classes.
-
-    Raises:
-        UserError: it is not there, or has other classes than the configuration says.
-    """
-    sets: Sets = build(config.data.source, "data.source")
-    classes = int(max(sets.training.labels.max(), sets.test.labels.max())) + 1
-    if classes > config.data.num_classes:
-        raise UserError(
-            f"{config.data.name} has {classes} classes, data.num_classes={config.data.num_classes}."
-        )
-    data = ImageData(
-        sets,
-        build_transform(config),
-        curriculum,
-        config.seed,
-        batch_size=config.data.batch_size,
-        eval_batch_size=config.data.eval_batch_size,
-        parts=config.trainer.accumulate_grad_batches,
-        num_workers=config.data.num_workers,
-        val_fraction=config.data.val_fraction,
-        fraction=config.data.fraction,
-        split_seed=config.data.split_seed,
-    )
-    names = config.data.class_names or sets.class_names or range(config.data.num_classes)
-    if len(names) != config.data.num_classes:
-        raise UserError(
-            f"data.class_names has {len(names)} names for data.num_classes={config.data.num_classes}."
-        )
-    return data, [str(name) for name in names]
 
 
 def build_trainer(
@@ -364,7 +246,7 @@ def _fit(
         trainer = build_trainer(config, run, experiment, signals, clock, checkpoint)
         if config.logger and _is_rank_zero():
             if not loggers:  # last, so that nothing fails between its start and the training
-                logger = build(config.logger, "logger", run=run, config=_values(config))
+                logger = build(config.logger, "logger", run=run, config=plain_values(config))
                 loggers += [logger] if logger is not None else []
             trainer.loggers = [*trainer.loggers, *loggers]
         try:
@@ -398,16 +280,6 @@ def _go_on(run: Run) -> str:
     return f"To go on from the last checkpoint: python train.py resume={run.directory}"
 
 
-def _refuse_knobs_without_owner(knobs: Sequence[str], net: str, overrides: Sequence[str]) -> None:
-    """A knob that was typed and that the net has no layer for is a mistake, not a warning."""
-    typed = {override.split("=")[0].lstrip("+~") for override in overrides}
-    for knob in knobs:
-        if any(name.startswith(f"regularization.{knob}") for name in typed):
-            raise UserError(
-                f"regularization.{knob} was given, but {net} has no {knob.replace('_', ' ')}: leave it out."
-            )
-
-
 def _directory(config: DictConfig) -> Path:
     """Where this run writes: rank 0 makes the directory, and tells the ranks that it starts."""
     told = _told_directory()
@@ -432,11 +304,6 @@ def _told_directory() -> Path | None:
     return Path(told) if told and not _is_rank_zero() else None
 
 
-def _limited(steps: int, limit: int | float) -> int:
-    """Steps of an epoch under trainer.limit_train_batches: a number of batches, or a share."""
-    return min(steps, limit) if isinstance(limit, int) else int(steps * limit)
-
-
 def _absolute(path: str) -> str:
     """So that the run can be used from any directory."""
     return str(Path(path).expanduser().absolute())
@@ -445,10 +312,6 @@ def _absolute(path: str) -> str:
 def _is_rank_zero() -> bool:
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]  # a function that carries it
     return rank == 0
-
-
-def _values(node: DictConfig) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
 
 
 def _overrides() -> list[str]:

@@ -4,7 +4,8 @@ import pytest
 from rich.console import Console
 from torch import nn
 
-from crescendo.analysis.plan import check_net_follows, make_plan, short_number, show_plan
+from crescendo.analysis.plan import check_net_follows, duration, make_plan, short_number, show_plan
+from crescendo.analysis.speed import Speeds, StageSpeed
 from crescendo.curriculum.schedule import Curriculum, Ramp
 from crescendo.errors import UserError
 from crescendo.models import create_model
@@ -73,9 +74,40 @@ def test_the_plan_as_shown():
     assert ["2/2", "4", "32", "6.14k", "32", "0.01", "0.25"] in cells
     text = "\n".join(" ".join(line) for line in lines)
     assert "40 steps an epoch, 2 shapes to compile, evaluated at 48 px" in text
-    assert "0.44 of the MACs of curriculum=constant" in text
+    # a step is three forward passes: 3 * 40 * 32 * (3 * 1536 + 6144) = 41.3 M
+    assert "41.3M MACs to train, 0.44 of the MACs of curriculum=constant" in text
     assert "Conv2d has no drop path: not applied" in text
     assert "mixup" not in text
+
+
+def test_the_plan_with_what_was_measured():
+    made = plan(Curriculum(4, Ramp(16, 32), 2, [3, 1]))
+    speeds = Speeds(
+        [StageSpeed(made.stages[0], 0.25, 1.0, 2**20), StageSpeed(made.stages[1], 0.5, 2.0, 3 * 2**20)],
+        steps=10,
+        validation_seconds=2.0,
+        device="a device",
+        devices=2,
+    )
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(show_plan(made, speeds, budget="1min"))
+    text = console.export_text()
+    assert "measured: 10 steps a stage on 2 x a device" in text
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines()]
+    assert ["16", "0.25", "128", "1 MiB", "10 s"] in cells
+    assert ["32", "0.5", "64", "3 MiB", "20 s"] in cells
+    # 3 * 10 + 20 + 4 * 2 + 3 = 61 s, of 4 * 20 + 4 * 2 + 3 = 91 s
+    assert "1 min 1 s to train, 0.67 of curriculum=constant" in text
+    assert "with 4 validations of 2 s and 3 s for first steps" in text
+    assert "trainer.max_epochs=4: the most that budget=1min pays for" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.1234, "0.123 s"), (59, "59 s"), (245, "4 min 5 s"), (9000, "2 h 30 min"), (273_600, "3 d 4 h")],
+)
+def test_durations(seconds, expected):
+    assert duration(seconds) == expected
 
 
 def limited(smallest, largest=None, name="net"):

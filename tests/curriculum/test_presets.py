@@ -8,9 +8,9 @@ from crescendo.analysis.plan import check_net_follows
 from crescendo.classifier import ImageClassifier
 from crescendo.data import Batch
 from crescendo.errors import UserError
+from crescendo.experiment import build_curriculum
 from crescendo.models import create_model
 from crescendo.optim import Constant
-from crescendo.training import build_curriculum
 
 EVALUATION = {"s": 384, "m": 480, "l": 480}
 # Tan & Le 2021, Table 6, and the released code: px, RandAugment, mixup, cutmix, dropout of the four stages.

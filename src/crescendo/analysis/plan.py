@@ -8,10 +8,14 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from crescendo.analysis.costs import check_resolution, count_macs, count_parameters
+from crescendo.analysis.costs import check_resolution, count_macs_on_meta, count_parameters, on_meta
+from crescendo.analysis.speed import Speeds
+from crescendo.curriculum.budget import TrainingCost
 from crescendo.curriculum.schedule import Curriculum, Ramp, Stage
 from crescendo.errors import UserError
 from crescendo.optim import Schedule
+
+TRAINING_PASSES = 3  # of a step, in MACs of the forward pass: forward, and twice as many backward
 
 
 @dataclass(frozen=True)
@@ -20,17 +24,20 @@ class Plan:
 
     Attributes:
         macs: multiply-accumulates of one image's forward pass at each stage's resolution.
-        constant_macs: the same at the resolution of curriculum=constant, the end of the range.
+        constant: the one stage of curriculum=constant.
+        constant_macs: multiply-accumulates of one image's forward pass at its resolution.
         evaluation_macs: the same at the resolution of evaluation.
         learning_rates: the highest of each stage.
         not_applied: knobs that are on and that the net has no layer for.
         max_steps: optimizer steps after which the training stops at the latest; -1 is no bound.
+        validate_every: epochs from one validation to the next.
     """
 
     net: str
     parameters: int
     stages: tuple[Stage, ...]
     macs: tuple[int, ...]
+    constant: Stage
     constant_macs: int
     evaluation_resolution: int
     evaluation_macs: int
@@ -39,13 +46,23 @@ class Plan:
     steps_per_epoch: int
     not_applied: Sequence[str]
     max_steps: int = -1
+    validate_every: int = 1
 
     @property
     def cost(self) -> float:
         """Training's MACs as a share of what every epoch at the end of the range would take."""
-        epochs = sum(stage.epochs for stage in self.stages)
-        spent = sum(stage.epochs * macs for stage, macs in zip(self.stages, self.macs, strict=True))
-        return spent / (epochs * self.constant_macs)
+        return self.training_macs.of(self.stages) / self.training_macs.of([self.constant])
+
+    @property
+    def training_macs(self) -> TrainingCost:
+        """Multiply-accumulates of the training's steps; validations are not counted."""
+        images = TRAINING_PASSES * self.batch_size * self.steps_per_epoch
+        macs = (*self.macs, self.constant_macs)
+        return TrainingCost((*self.stages, self.constant), [images * each for each in macs])
+
+    def training_seconds(self, speeds: Speeds) -> TrainingCost:
+        """Seconds of the training's steps and validations."""
+        return speeds.cost(self.steps_per_epoch, self.validate_every)
 
 
 def make_plan(
@@ -59,26 +76,30 @@ def make_plan(
     steps_per_epoch: int,
     not_applied: Sequence[str],
     max_steps: int = -1,
+    validate_every: int = 1,
 ) -> Plan:
     """Plan a training. Nothing is computed with numbers: nets are counted on the meta device."""
     stages = curriculum.plan
     evaluation_resolution = curriculum.evaluation_resolution
     assert evaluation_resolution is not None
-    constant_resolution = round(curriculum.resolution_ramp.end)
-    resolutions = {constant_resolution, evaluation_resolution, *(stage.resolution for stage in stages)}
-    macs = {resolution: count_macs(net, resolution, in_channels) for resolution in resolutions}
+    constant = curriculum.constant
+    resolutions = {constant.resolution, evaluation_resolution, *(stage.resolution for stage in stages)}
+    shadow = on_meta(net).eval()
+    macs = {resolution: count_macs_on_meta(shadow, resolution, in_channels) for resolution in resolutions}
     return Plan(
         net=getattr(net, "name", "") or type(net).__name__,
         parameters=count_parameters(net),
         stages=stages,
         macs=tuple(macs[stage.resolution] for stage in stages),
-        constant_macs=macs[constant_resolution],
+        constant=constant,
+        constant_macs=macs[constant.resolution],
         evaluation_resolution=evaluation_resolution,
         evaluation_macs=macs[evaluation_resolution],
         learning_rates=tuple(lr * _peak(schedule, stage, curriculum.epochs) for stage in stages),
         batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
         max_steps=max_steps,
+        validate_every=validate_every,
         not_applied=tuple(not_applied),
     )
 
@@ -121,8 +142,8 @@ def check_net_follows(net: nn.Module, curriculum: Curriculum) -> None:
         )
 
 
-def show_plan(plan: Plan) -> RenderableType:
-    """The plan as tables for a terminal."""
+def show_plan(plan: Plan, speeds: Speeds | None = None, budget: str | None = None) -> RenderableType:
+    """The plan as tables for a terminal, with what was measured, and the budget that gave its epochs."""
     rising = [name for name in plan.stages[0].knobs if any(stage.knobs[name] > 0 for stage in plan.stages)]
     table = Table(title=f"{plan.net}, {plan.parameters:,} parameters", title_justify="left")
     for heading in ("stage", "epochs", "px", "MACs", "batch", "learning rate", *rising):
@@ -143,14 +164,46 @@ def show_plan(plan: Plan) -> RenderableType:
     lines = [
         f"{plan.steps_per_epoch} steps an epoch, {shapes} shape{'s' * (shapes > 1)} to compile, "
         f"evaluated at {plan.evaluation_resolution} px",
+        f"{short_number(plan.training_macs.of(plan.stages))} MACs to train, "
         f"{plan.cost:.2f} of the MACs of curriculum=constant",
     ]
     if plan.stages[-1].trained != "all":
         lines.append("the last stage trains the head and the batch norms alone")
+    if budget:
+        epochs = sum(stage.epochs for stage in plan.stages)
+        lines.append(f"trainer.max_epochs={epochs}: the most that budget={budget} pays for")
     if plan.max_steps > 0:
         lines.append(f"stops after {plan.max_steps} steps: trainer.max_steps")
     lines += [f"{plan.net} has no {name.replace('_', ' ')}: not applied" for name in plan.not_applied]
-    return Group(table, *(Text(line) for line in lines))
+    measured = [_show_speeds(plan, speeds)] if speeds else []
+    return Group(table, *(Text(line) for line in lines), *measured)
+
+
+def _show_speeds(plan: Plan, speeds: Speeds) -> RenderableType:
+    several = f"{speeds.devices} x " if speeds.devices > 1 else ""
+    title = f"measured: {speeds.steps} steps a stage on {several}{speeds.device}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("px", "seconds a step", "images/s", "peak memory", "an epoch's steps"):
+        table.add_column(heading, justify="right")
+    for speed in speeds.stages:
+        table.add_row(
+            f"{speed.stage.resolution}",
+            f"{speed.step_seconds:.3g}",
+            f"{plan.batch_size / speed.step_seconds:.3g}",
+            f"{speed.peak_bytes / 2**20:.0f} MiB",
+            duration(speed.step_seconds * plan.steps_per_epoch),
+        )
+    seconds = plan.training_seconds(speeds)
+    total = seconds.of(plan.stages)
+    validations = sum(stage.epochs for stage in plan.stages) // plan.validate_every
+    return Group(
+        table,
+        Text(f"{duration(total)} to train, {total / seconds.of([plan.constant]):.2f} of curriculum=constant"),
+        Text(
+            f"with {validations} validations of {duration(speeds.validation_seconds)} "
+            f"and {duration(seconds.once)} for first steps"
+        ),
+    )
 
 
 def _peak(schedule: Schedule, stage: Stage, epochs: int, samples: int = 200) -> float:
@@ -168,3 +221,14 @@ def short_number(value: float) -> str:
             return f"{value:.3g}{unit}"
         value /= 1000
     return f"{value:.3g}P"
+
+
+def duration(seconds: float) -> str:
+    """1.23 s, 4 min 5 s, 2 h 30 min, 3 d 4 h."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    if seconds < 3600:
+        return "{} min {} s".format(*divmod(round(seconds), 60))
+    if seconds < 86400:
+        return "{} h {} min".format(*divmod(round(seconds / 60), 60))
+    return "{} d {} h".format(*divmod(round(seconds / 3600), 24))

@@ -170,6 +170,11 @@ class Curriculum:
             stages.append(self._fixres_stage())
         return tuple(stages)
 
+    @property
+    def constant(self) -> Stage:
+        """The one stage of curriculum=constant: every epoch at the ends."""
+        return Stage(0, 0, self.epochs, round(self.resolution_ramp.end), self._knobs_at(1))
+
     def at(self, epoch: int) -> Stage:
         """The stage that `epoch` (from 0) belongs to."""
         if not 0 <= epoch < self.epochs:

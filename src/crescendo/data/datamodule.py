@@ -1,5 +1,6 @@
 """The data of a run: splits, samplers and loaders."""
 
+import copy
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -99,6 +100,12 @@ class ImageData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.parts = batch_size, eval_batch_size, parts
         self.num_workers = num_workers
         self._position = (0, 0)
+
+    def under(self, curriculum: Curriculum) -> "ImageData":
+        """The same images and splits, nothing read again, for a training by another curriculum."""
+        other = copy.copy(self)
+        other.curriculum, other.trainer = curriculum, None
+        return other
 
     @property
     def steps_per_epoch(self) -> int:

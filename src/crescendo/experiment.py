@@ -1,0 +1,174 @@
+"""What a configuration describes, built: data, net, classifier, curriculum, and whether they go together."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import lightning as L
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from crescendo.analysis.plan import Plan, check_net_follows, make_plan
+from crescendo.classifier import ImageClassifier
+from crescendo.curriculum.schedule import Curriculum
+from crescendo.data import Augmentation, ImageData, Transform
+from crescendo.data.sources import Sets
+from crescendo.errors import UserError
+from crescendo.models import load_weights
+from crescendo.models.layers import Net
+from crescendo.probe import limited
+from crescendo.regularization import Regularization
+from crescendo.targets import build, build_partial, users_mistakes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a configuration describes, built: everything but the trainer."""
+
+    data: ImageData
+    classifier: ImageClassifier
+    curriculum: Curriculum
+    plan: Plan
+    class_names: Sequence[str]
+
+
+def prepare(
+    config: DictConfig,
+    overrides: Sequence[str] = (),
+    *,
+    shapes_only: bool = False,
+    earlier: Experiment | None = None,
+) -> Experiment:
+    """Build data, net and classifier, and check that they go together.
+
+    Args:
+        config: validated.
+        overrides: what was typed; a knob given there must have an owner in the net.
+        shapes_only: build the net without numbers, on the meta device: its plan is all that is asked for.
+        earlier: of the same data, which is not read again.
+    """
+    with torch.device("meta") if shapes_only else nullcontext():
+        classifier = build_classifier(config)
+    with users_mistakes("optimizer"):
+        classifier.make_optimizer()
+    not_applied = Regularization(**plain_values(config.regularization)).not_applied(classifier.net)
+    _refuse_knobs_without_owner(not_applied, classifier.net.name, overrides)
+    warmup_epochs = getattr(classifier.schedule, "warmup_epochs", 0)
+    if warmup_epochs > config.trainer.max_epochs:
+        raise UserError(
+            f"lr_schedule.warmup_epochs={warmup_epochs:g} is longer than "
+            f"trainer.max_epochs={config.trainer.max_epochs}."
+        )
+    curriculum = build_curriculum(config, classifier.net)
+    check_net_follows(classifier.net, curriculum)
+    if earlier is not None:
+        data, class_names = earlier.data.under(curriculum), earlier.class_names
+    else:
+        data, class_names = build_data(config, curriculum)
+    plan = make_plan(
+        classifier.net,
+        curriculum,
+        classifier.schedule,
+        in_channels=config.data.in_channels,
+        lr=config.optimizer.lr,
+        batch_size=config.data.batch_size,
+        steps_per_epoch=limited(data.steps_per_epoch, config.trainer.limit_train_batches),
+        max_steps=config.trainer.max_steps,
+        validate_every=config.trainer.check_val_every_n_epoch,
+        not_applied=not_applied,
+    )
+    return Experiment(data, classifier, curriculum, plan, class_names)
+
+
+def build_classifier(config: DictConfig) -> ImageClassifier:
+    """The configured net, initialised from the seed or from `weights`, with its optimizer and schedule."""
+    L.seed_everything(config.seed, verbose=False)
+    net = build(config.model, "model")
+    if config.weights is not None:
+        log.info("%s: %s", config.weights, load_weights(net, config.weights))
+    return ImageClassifier(
+        net,
+        build_partial(config.optimizer, "optimizer"),
+        build(config.lr_schedule, "lr_schedule"),
+        mean=config.data.mean,
+        std=config.data.std,
+        num_classes=config.data.num_classes,
+        seed=config.seed,
+        channels_last=config.channels_last,
+    )
+
+
+def build_curriculum(config: DictConfig, net: Net, epochs: int | None = None) -> Curriculum:
+    """The configured curriculum, with the knobs that apply to `net`; of another length, if one is given."""
+    knobs = Regularization(**plain_values(config.regularization)).ramps(net)
+    return build(
+        config.curriculum,
+        "curriculum",
+        epochs=epochs or config.trainer.max_epochs,
+        knobs=knobs,
+        smallest=net.min_resolution,
+        seed=config.seed,
+    )
+
+
+def build_transform(config: DictConfig) -> Transform:
+    """How the configured data set's images become batches."""
+    return Transform(
+        in_channels=config.data.in_channels,
+        fit=config.data.fit,
+        eval_crop=config.data.eval_crop,
+        augmentation=Augmentation(**plain_values(config.data.augmentation)),
+        seed=config.seed,
+    )
+
+
+def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, list[str]]:
+    """The configured data set, read and split, and the names of its classes.
+
+    Raises:
+        UserError: it is not there, or has other classes than the configuration says.
+    """
+    sets: Sets = build(config.data.source, "data.source")
+    classes = int(max(sets.training.labels.max(), sets.test.labels.max())) + 1
+    if classes > config.data.num_classes:
+        raise UserError(
+            f"{config.data.name} has {classes} classes, data.num_classes={config.data.num_classes}."
+        )
+    data = ImageData(
+        sets,
+        build_transform(config),
+        curriculum,
+        config.seed,
+        batch_size=config.data.batch_size,
+        eval_batch_size=config.data.eval_batch_size,
+        parts=config.trainer.accumulate_grad_batches,
+        num_workers=config.data.num_workers,
+        val_fraction=config.data.val_fraction,
+        fraction=config.data.fraction,
+        split_seed=config.data.split_seed,
+    )
+    names = config.data.class_names or sets.class_names or range(config.data.num_classes)
+    if len(names) != config.data.num_classes:
+        raise UserError(
+            f"data.class_names has {len(names)} names for data.num_classes={config.data.num_classes}."
+        )
+    return data, [str(name) for name in names]
+
+
+def _refuse_knobs_without_owner(knobs: Sequence[str], net: str, overrides: Sequence[str]) -> None:
+    """A knob that was typed and that the net has no layer for is a mistake, not a warning."""
+    typed = {override.split("=")[0].lstrip("+~") for override in overrides}
+    for knob in knobs:
+        if any(name.startswith(f"regularization.{knob}") for name in typed):
+            raise UserError(
+                f"regularization.{knob} was given, but {net} has no {knob.replace('_', ' ')}: leave it out."
+            )
+
+
+def plain_values(node: DictConfig) -> dict[str, Any]:
+    """The values below a node, without OmegaConf."""
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))

@@ -1,0 +1,108 @@
+"""What a training is going to be, before it starts: its stages, speed, length within a budget, picture."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from crescendo.analysis.preview import batches_as_seen, draw_preview
+from crescendo.analysis.speed import Speeds
+from crescendo.curriculum.budget import Budget, fit_epochs
+from crescendo.curriculum.schedule import Stage
+from crescendo.errors import UserError
+from crescendo.experiment import Experiment, build_curriculum, prepare
+from crescendo.probe import probe
+from crescendo.targets import build, check_arguments
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plan_training(config: DictConfig, overrides: Sequence[str]) -> tuple[Experiment, Speeds | None]:
+    """What is going to be trained, and the speeds if they were to be measured.
+
+    A new run under `budget` gets the trainer.max_epochs that it pays for, in `config`; one that is resumed
+    has them.
+
+    Raises:
+        UserError: the budget is too small for one epoch of each stage.
+    """
+    budget = Budget.parse(config.budget) if config.budget is not None and config.resume is None else None
+    if budget is not None:  # long enough to be built, until it is known
+        config.trainer.max_epochs = max(config.trainer.max_epochs, _fewest_epochs(config))
+    measured = config.plan == "probe" or (budget is not None and budget.kind == "seconds")
+    only_planned = bool(config.plan) and not measured and config.weights is None
+    experiment = prepare(config, overrides, shapes_only=only_planned)
+    speeds = None
+    if measured:
+        callbacks = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
+        speeds = probe(
+            config.trainer, callbacks, experiment.classifier, experiment.data, experiment.curriculum
+        )
+    if budget is not None:
+        config.trainer.max_epochs = _epochs_within(budget, config, experiment, speeds)
+        experiment = prepare(config, overrides, shapes_only=bool(config.plan), earlier=experiment)
+    return experiment, speeds
+
+
+def _epochs_within(budget: Budget, config: DictConfig, experiment: Experiment, speeds: Speeds | None) -> int:
+    plan, net = experiment.plan, experiment.classifier.net
+    cost = plan.training_seconds(speeds) if budget.kind == "seconds" and speeds else plan.training_macs
+
+    def stages_of(epochs: int) -> Sequence[Stage]:
+        return build_curriculum(config, net, epochs).plan
+
+    fewest = _fewest_epochs(config)
+    epochs = fit_epochs(cost, stages_of, budget.amount, fewest)
+    if epochs is None:
+        least = cost.of(stages_of(fewest))
+        shown = f"{math.ceil(least)}s" if budget.kind == "seconds" else f"{math.ceil(least / 1e6)}MMAC"
+        raise UserError(
+            f"budget={config.budget} is too small for {fewest} epochs, the fewest that these stages and "
+            f"their warm-up take: give budget={shown} or more."
+        )
+    return epochs
+
+
+def _fewest_epochs(config: DictConfig) -> int:
+    """One for each stage, and the warm-up."""
+    curriculum = config.curriculum
+    stages = 1 if curriculum.stages == "every_epoch" else curriculum.stages
+    last = int(curriculum.get("fixres", 0.0) > 0)
+    return max(stages + last, math.ceil(config.lr_schedule.get("warmup_epochs", 0)))
+
+
+def refuse_lengths_beside_budget(config: DictConfig, overrides: Sequence[str]) -> None:
+    """A budget gives the epochs: a length beside it is a contradiction."""
+    typed = {override.split("=")[0].lstrip("+~") for override in overrides}
+    if "trainer.max_epochs" in typed:
+        raise UserError(
+            f"budget={config.budget} sets trainer.max_epochs, trainer.max_epochs={config.trainer.max_epochs} "
+            f"was given beside it: leave one of them out."
+        )
+    if config.trainer.max_steps != -1:
+        raise UserError(
+            f"budget={config.budget} counts whole epochs, and trainer.max_steps={config.trainer.max_steps} "
+            f"ends the training before: leave one of them out."
+        )
+
+
+def preview_training(config: DictConfig, overrides: Sequence[str], images: int) -> "Figure":
+    """Its schedule and so many images of a batch at each stage, as one picture.
+
+    Args:
+        config: validated.
+    """
+    check_arguments(config)
+    experiment = prepare(config, overrides)
+    classifier, curriculum = experiment.classifier, experiment.curriculum
+    steps = curriculum.epochs * experiment.plan.steps_per_epoch
+    samples = min(steps, 1000)
+    rates = [
+        config.optimizer.lr
+        * classifier.schedule.factor((i + 0.5) * curriculum.epochs / samples, curriculum.epochs)
+        for i in range(samples)
+    ]
+    batches = batches_as_seen(classifier, experiment.data, images)
+    return draw_preview(f"{config.data.name}, {experiment.plan.net}", curriculum, rates, batches)

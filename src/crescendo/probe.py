@@ -1,0 +1,188 @@
+"""A few training steps of every curriculum stage, to know what a training will take before it starts.
+
+They are the training's own: its loader at the stage's resolution and magnitudes, its net, knobs, optimizer,
+precision, devices and averages. Nothing is written.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import cast
+
+import lightning as L
+import torch
+from lightning.pytorch import callbacks as lightning_callbacks
+from omegaconf import DictConfig, OmegaConf
+
+from crescendo.analysis.profile import describe_device
+from crescendo.analysis.speed import Speeds, StageSpeed
+from crescendo.classifier import ImageClassifier
+from crescendo.curriculum.callback import CurriculumCallback
+from crescendo.curriculum.schedule import Curriculum, Stage
+from crescendo.data import ImageData
+from crescendo.devices import set_up_ddp
+from crescendo.targets import build
+from crescendo.tracking import peak_memory_bytes
+
+log = logging.getLogger(__name__)
+
+FIRST_STEPS = 3  # of each stage: workers start, kernels are chosen, a net is compiled
+MEASURED_STEPS = 10
+VALIDATION_BATCHES = 10
+MOST_STAGES = 12  # that are measured one by one; of more, one for each resolution
+
+# What records, shows or ends a training, and neither slows a step nor changes it.
+LEFT_OUT = (
+    lightning_callbacks.Checkpoint,
+    lightning_callbacks.DeviceStatsMonitor,
+    lightning_callbacks.EarlyStopping,
+    lightning_callbacks.LearningRateMonitor,
+    lightning_callbacks.ProgressBar,
+)
+
+
+@dataclass(frozen=True)
+class Rehearsal(Curriculum):
+    """The stages of a curriculum, each for one epoch."""
+
+    @classmethod
+    def of(cls, curriculum: Curriculum) -> "Rehearsal":
+        return cls(**{field.name: getattr(curriculum, field.name) for field in fields(Curriculum)})
+
+    @property
+    def plan(self) -> tuple[Stage, ...]:
+        stages = super().plan
+        if len(stages) > MOST_STAGES:  # the last of a resolution: the knobs are on there
+            stages = tuple({stage.resolution: stage for stage in stages}.values())
+        return tuple(replace(stage, first_epoch=epoch, epochs=1) for epoch, stage in enumerate(stages))
+
+
+class StageTimer(L.Callback):
+    """Times the optimizer steps of each epoch after the first, its memory, and the validation behind it."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = stages
+        self.speeds: list[StageSpeed] = []
+        self.validation_seconds = 0.0
+        self._first = 0  # steps of the epoch that are not measured
+        self._begun = self._warm = self._validating = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        steps = trainer.num_training_batches // trainer.accumulate_grad_batches
+        self._first = min(FIRST_STEPS, int(steps) - 1)
+        _reset_peak(pl_module.device)
+        self._begun = self._warm = _now(pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        parts = trainer.accumulate_grad_batches
+        if batch_idx + 1 == self._first * parts:
+            self._warm = _now(pl_module.device)
+        if batch_idx + 1 == trainer.num_training_batches:
+            measured = trainer.num_training_batches // parts - self._first
+            seconds = (_now(pl_module.device) - self._warm) / measured
+            start = self._warm - self._begun - self._first * seconds
+            peak = _peak(pl_module.device)
+            stage = self.stages[trainer.current_epoch]
+            self.speeds.append(StageSpeed(stage, seconds, max(0.0, start), peak))
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validating = _now(pl_module.device)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The last counts: in the first, workers start."""
+        self.validation_seconds = _now(pl_module.device) - self._validating
+
+
+def probe(
+    settings: DictConfig,
+    callbacks: Sequence[L.Callback],
+    classifier: ImageClassifier,
+    data: ImageData,
+    curriculum: Curriculum,
+) -> Speeds:
+    """Train a few steps of each stage and validate behind them, on the configured devices.
+
+    Args:
+        settings: of the trainer.
+        callbacks: the training's; those that record, show or end it are left out.
+        classifier: is trained.
+
+    Returns:
+        What rank 0 measured, on every rank.
+    """
+    rehearsal = Rehearsal.of(curriculum)
+    data = data.under(rehearsal)
+    timer = StageTimer(rehearsal.plan)
+    parts = settings.accumulate_grad_batches
+    steps = min(FIRST_STEPS + MEASURED_STEPS, limited(data.steps_per_epoch, settings.limit_train_batches))
+    validation_batches = limited(len(data.val_dataloader()), settings.limit_val_batches)
+    limits = {
+        "max_epochs": len(rehearsal.plan),
+        "max_steps": -1,
+        "limit_train_batches": steps * parts,
+        "limit_val_batches": min(VALIDATION_BATCHES, validation_batches),
+        "check_val_every_n_epoch": 1,
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": False,
+    }
+    trainer: L.Trainer = build(
+        cast(DictConfig, OmegaConf.merge(settings, limits)),
+        "trainer",
+        callbacks=[
+            CurriculumCallback(rehearsal),
+            *(callback for callback in callbacks if not isinstance(callback, LEFT_OUT)),
+            timer,
+        ],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    set_up_ddp(trainer)
+    if trainer.is_global_zero:
+        log.info("measuring %d steps of each stage", steps)
+    trainer.fit(classifier, data)
+    if validation_batches:  # of this rank's share, how many times what was measured
+        all_batches = limited(len(data.val_dataloader()), settings.limit_val_batches)
+        timer.validation_seconds *= all_batches / int(trainer.num_val_batches[0])
+    _reset_peak(classifier.device)
+    speeds = Speeds(
+        timer.speeds,
+        steps=steps - min(FIRST_STEPS, steps - 1),
+        validation_seconds=timer.validation_seconds,
+        device=describe_device(trainer.strategy.root_device),
+        devices=trainer.world_size,
+    )
+    return trainer.strategy.broadcast(speeds)
+
+
+def limited(batches: int, limit: int | float) -> int:
+    """Batches under one of the trainer's limits: a number of batches, or a share."""
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, when the device has done what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is what is resident now
+
+
+def _peak(device: torch.device) -> int:
+    """Bytes, since the last reset where the system has one, else since the process began."""
+    status = Path("/proc/self/status")
+    if device.type == "cuda" or not status.exists():
+        return peak_memory_bytes()
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    return int(lines["VmHWM"].split()[0]) * 1024
