@@ -15,6 +15,7 @@ from crescendo.curriculum.schedule import Curriculum, Ramp, Stage
 from crescendo.errors import UserError
 from crescendo.optim import Schedule
 
+MOST_ROWS = 16  # of stages that are shown: of more, the first and the last
 TRAINING_PASSES = 3  # of a step, in MACs of the forward pass: forward, and twice as many backward
 
 
@@ -148,7 +149,14 @@ def show_plan(plan: Plan, speeds: Speeds | None = None, budget: str | None = Non
     table = Table(title=f"{plan.net}, {plan.parameters:,} parameters", title_justify="left")
     for heading in ("stage", "epochs", "px", "MACs", "batch", "learning rate", *rising):
         table.add_column(heading.replace("_", " "), justify="right")
+    left_out = (
+        range(MOST_ROWS // 2, len(plan.stages) - MOST_ROWS // 2) if len(plan.stages) > MOST_ROWS else ()
+    )
     for stage, macs, rate in zip(plan.stages, plan.macs, plan.learning_rates, strict=True):
+        if stage.index in left_out:
+            if stage.index == left_out[0]:
+                table.add_row("...", f"{len(left_out)} more")
+            continue
         last = stage.first_epoch + stage.epochs
         first = stage.first_epoch + 1
         table.add_row(

@@ -96,6 +96,8 @@ def draw_preview(
         axis.tick_params(labelsize=8)
     for axis in axes[len(curves) :]:
         axis.set_visible(False)
+    for axis in axes[max(0, len(curves) - COLUMNS) : len(curves)]:  # the lowest of each column
+        axis.tick_params(labelbottom=True)
     above.supxlabel("epochs", fontsize=9)
     largest = max(stage.resolution for stage, _ in batches)
     for part, (stage, batch) in zip(below, batches, strict=True):

@@ -24,8 +24,9 @@ class CurriculumCallback(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         stage = self.curriculum.at(trainer.current_epoch)
-        if stage.first_epoch == trainer.current_epoch and trainer.is_global_zero:
-            stages = len(self.curriculum.plan)
+        stages = len(self.curriculum.plan)
+        begins = stage.first_epoch == trainer.current_epoch and stages < self.curriculum.epochs
+        if begins and trainer.is_global_zero:  # where every epoch is a stage, the epochs' lines say it
             alone = "" if stage.trained == "all" else ", the head and the norms alone"
             log.info("stage %d of %d: %d px%s", stage.index + 1, stages, stage.resolution, alone)
         pl_module.enter(stage)
