@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from crescendo import resolvers  # noqa: F401  # what conf/ interpolates
 from crescendo.errors import UserError
 from crescendo.ranks import new_run_directory
-from crescendo.sweeps import Sweep, _locked, quoted
+from crescendo.sweeps.jobs import locked, quoted
+from crescendo.sweeps.record import Sweep
 
 QUICK = (*TINY, "trainer.max_steps=2", "logger=csv", "trainer.enable_progress_bar=false")
 
@@ -174,13 +175,13 @@ def test_a_job_that_lives_is_running_and_not_run_again(tmp_path):
     sweep = recorded(tmp_path / "sweep")
     leave(sweep, 0, "running")
     leave(sweep, 1, "running")
-    with _locked(sweep.directory / "0") as lock:
+    with locked(sweep.directory / "0") as lock:
         assert lock is not None
         assert statuses(sweep.directory) == ["running", "interrupted", "not started"]
-        assert sweep.to_run() == [1, 2]
-        with _locked(sweep.directory / "0") as second:
+        assert list(sweep.to_run()) == [1, 2]
+        with locked(sweep.directory / "0") as second:
             assert second is None
-    assert sweep.to_run() == [0, 1, 2]
+    assert list(sweep.to_run()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_the_status_of_a_job_that_no_process_holds(tmp_path, status, summary, ex
     sweep = recorded(tmp_path / "sweep", jobs=1)
     leave(sweep, 0, status, summary)
     assert statuses(sweep.directory) == [expected]
-    assert sweep.to_run() == ([] if expected == "finished" else [0])
+    assert list(sweep.to_run()) == ([] if expected == "finished" else [0])
 
 
 def test_status_shows_every_job(tmp_path):
