@@ -52,7 +52,8 @@ def resume_sweep(sweep: Sweep) -> None:
         raise UserError(
             f"{sweep.directory} was started with {script}: refused. Only a project's train.py is run."
         )
-    for refused in _refused(sweep, arguments):
+    given = _parsed(sweep, arguments)
+    for refused in _refused(sweep, given):
         raise UserError(
             f"{sweep.directory} was started with {refused}: refused, since it may execute what came with the "
             f"sweep. If the sweep is yours, type its command again, with hydra.sweep.dir={sweep.directory} "
@@ -61,15 +62,22 @@ def resume_sweep(sweep: Sweep) -> None:
     os.chdir(sweep.cwd)
     os.environ["PWD"] = sweep.cwd
     resumed = (f"hydra.sweep.dir={quoted(directory)}", "hydra.sweeper.resume=true")
-    os.execv(sys.executable, [sys.executable, script, *arguments, *resumed])
+    last = arguments.index(given.overrides[-1]) + 1 if given.overrides else len(arguments)
+    arguments[last:last] = resumed  # Hydra takes overrides in one piece: flags may follow them
+    os.execv(sys.executable, [sys.executable, script, *arguments])
 
 
-def _refused(sweep: Sweep, arguments: Sequence[str]) -> Iterator[str]:
-    """What of a recorded sweep may execute something from elsewhere."""
+def _parsed(sweep: Sweep, arguments: Sequence[str]) -> Namespace:
     try:
-        given: Namespace = get_args_parser().parse_args(arguments)
+        return get_args_parser().parse_args(arguments)
     except SystemExit as error:
         raise UserError(f"{sweep.directory} was started with arguments that Hydra does not know.") from error
+
+
+def _refused(sweep: Sweep, given: Namespace) -> Iterator[str]:
+    """What of a recorded sweep may execute something from elsewhere."""
+    if given.experimental_rerun is not None:  # a pickle
+        yield f"--experimental-rerun {given.experimental_rerun}"
     for flag, value in (("--config-path", given.config_path), ("--config-dir", given.config_dir)):
         if value is not None and _came_along(sweep, value):
             yield f"{flag} {value}"
