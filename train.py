@@ -20,7 +20,7 @@ from crescendo.errors import plain_errors
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        from crescendo.sweeps import run_job
+        from crescendo.sweeps.jobs import run_job
 
         run_job(os.path.abspath(__file__))  # a process for each job: DDP and W&B start afresh
         return

@@ -13,11 +13,14 @@ import pytest
 import yaml
 from commands import REPOSITORY, TINY, command, crescendo, only_run, train
 from omegaconf import OmegaConf
+from whole_runs import TRAINING, assert_same_end
 
 from crescendo import resolvers  # noqa: F401  # what conf/ interpolates
 from crescendo.errors import UserError
 from crescendo.ranks import new_run_directory
-from crescendo.sweeps import Sweep, _locked, quoted
+from crescendo.sweeps.jobs import locked, quoted
+from crescendo.sweeps.record import Sweep
+from crescendo.sweeps.resuming import resume_sweep
 
 QUICK = (*TINY, "trainer.max_steps=2", "logger=csv", "trainer.enable_progress_bar=false")
 
@@ -174,13 +177,13 @@ def test_a_job_that_lives_is_running_and_not_run_again(tmp_path):
     sweep = recorded(tmp_path / "sweep")
     leave(sweep, 0, "running")
     leave(sweep, 1, "running")
-    with _locked(sweep.directory / "0") as lock:
+    with locked(sweep.directory / "0") as lock:
         assert lock is not None
         assert statuses(sweep.directory) == ["running", "interrupted", "not started"]
-        assert sweep.to_run() == [1, 2]
-        with _locked(sweep.directory / "0") as second:
+        assert list(sweep.to_run()) == [1, 2]
+        with locked(sweep.directory / "0") as second:
             assert second is None
-    assert sweep.to_run() == [0, 1, 2]
+    assert list(sweep.to_run()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +201,7 @@ def test_the_status_of_a_job_that_no_process_holds(tmp_path, status, summary, ex
     sweep = recorded(tmp_path / "sweep", jobs=1)
     leave(sweep, 0, status, summary)
     assert statuses(sweep.directory) == [expected]
-    assert sweep.to_run() == ([] if expected == "finished" else [0])
+    assert list(sweep.to_run()) == ([] if expected == "finished" else [0])
 
 
 def test_status_shows_every_job(tmp_path):
@@ -226,6 +229,7 @@ def test_status_shows_every_job(tmp_path):
         ("{command: [python, train.py], cwd: ., jobs: [1]}", "is not the record of a crescendo sweep"),
         ("{command: [python, gone/train.py], cwd: ., jobs: [[]]}", "was started with gone/train.py"),
         ("{command: [python, /bin/sh], cwd: /, jobs: [[]]}", "Only a project's train.py is run"),
+        ("{command: [python, train.py], cwd: ., jobs: []}", "is not the record of a crescendo sweep"),
     ],
 )
 def test_what_cannot_be_resumed_is_refused(tmp_path, content, message):
@@ -235,6 +239,84 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, content, message):
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "+hydra.callbacks.mine={_target_:os.system,command:touch executed}",
+        "hydra.searchpath=[file:///tmp]",
+        "hydra.launcher._target_=os.system",
+        "+hydra.launcher.setup=[touch executed]",
+        "hydra/launcher=mine",
+        "+hydra/callbacks=mine",
+        "hydra.sweeper._target_=os.system",
+        "+hydra.sweeper.study={pruner:{_target_:os.system}}",
+        "hydra.job_logging={handlers:{mine:{class:os.system}}}",
+        "+hydra.job.env_set.PYTHONPATH=.",
+        "+data@hydra.callbacks=digits",
+        "model=../../mine,resnet20",
+        "+experiment=/tmp/mine",
+        "--config-dir=conf",
+        "--config-path=conf",
+        "--config-d=conf",
+        "--config-name=../mine",
+        "--experimental-rerun=config.pickle",
+    ],
+)
+@pytest.mark.parametrize("place", ["command", "job"])
+def test_a_strangers_sweep_executes_nothing(tmp_path, place, argument):
+    if place == "job" and argument.startswith("--"):
+        pytest.skip("a job has no flags")
+    (tmp_path / "conf").mkdir()
+    command = ["python", str(REPOSITORY / "train.py"), "-m"]
+    jobs = [["seed=1", *([argument] if place == "job" else [])]]
+    sweep = Sweep(tmp_path, [*command, *([argument] if place == "command" else [])], str(tmp_path), jobs)
+    with pytest.raises(UserError, match=r"was started with .*: refused, since it may execute") as caught:
+        resume_sweep(sweep)
+    given = argument.split("=", 1)
+    flags = {"--config-d": "--config-dir", "--config-path": "--config-path", "--config-name": "--config-name"}
+    assert f"{flags.get(given[0], given[0])}" in str(caught.value)
+    assert given[1] in str(caught.value)
+
+
+def test_an_honest_sweep_is_run_again_as_it_was(tmp_path, monkeypatch):
+    executed = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: executed.append(arguments))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PWD", str(tmp_path))
+    typed = [
+        *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2", "weights=../w.pt"),
+        *("data.root=/photos", "+trainer.profiler=simple", "hydra.sweeper.study.n_trials=3"),
+        *("optimizer.lr=tag(log, interval(0.1,1))", "~debug"),
+    ]
+    flags = [f"--config-dir={REPOSITORY / 'conf'}", "-m"]
+    script = str(REPOSITORY / "train.py")
+    resume_sweep(Sweep(tmp_path, ["python", script, *typed, *flags], str(tmp_path), [["seed=1"], ["seed=2"]]))
+    resumed = [f"hydra.sweep.dir='{tmp_path}'", "hydra.sweeper.resume=true"]
+    assert executed == [[sys.executable, script, *typed, *resumed, *flags]]
+
+
+def test_a_job_that_was_killed_goes_on_from_its_checkpoint(tmp_path, uninterrupted):
+    settings = (*TRAINING, "data.source.samples=1000", "callbacks.checkpoint.every_n_steps=5")
+    process, sweep = start("-m", "seed=0", *settings, cwd=tmp_path)
+    run = sweep / "0"
+    until(lambda: (run / "checkpoints" / "previous.ckpt").exists(), 120)
+    (job,) = children(process)
+    os.killpg(job, signal.SIGKILL)
+    assert process.wait(60) == 2
+    assert statuses(sweep) == ["interrupted"]
+    auto = train("resume=auto", *settings, cwd=tmp_path)
+    assert auto.returncode == 2
+    assert "Jobs of a sweep are for crescendo sweep resume." in auto.stderr
+    before = (run / "overrides.yaml").read_text()
+
+    resumed = crescendo("sweep", "resume", str(sweep), cwd=REPOSITORY)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "goes on after step" in " ".join(resumed.stdout.split())
+    assert {path.name for path in sweep.iterdir()} == {"0", ".locks", "sweep.yaml"}
+    assert (run / "overrides.yaml").read_text() == before
+    assert_same_end(run, uninterrupted(*settings))
 
 
 def test_a_directory_that_holds_a_sweep_is_not_written_over(tmp_path):

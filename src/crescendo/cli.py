@@ -197,10 +197,11 @@ def compare(
 
 @sweep.command()
 def status(directory: SweepDirectory) -> None:
-    """Show the jobs of a sweep: overrides, status, test accuracy, seconds."""
+    """Show the jobs of a sweep: overrides, status, test accuracy, seconds; of a study, each trial's value."""
     from rich import get_console
 
-    from crescendo.sweeps import Sweep, show_sweep
+    from crescendo.sweeps.record import Sweep
+    from crescendo.sweeps.table import show_sweep
 
     get_console().print(show_sweep(Sweep.read(directory)))
 
@@ -208,9 +209,10 @@ def status(directory: SweepDirectory) -> None:
 @sweep.command()
 def resume(directory: SweepDirectory) -> None:
     """Run the jobs of a sweep that are missing, failed or interrupted."""
-    from crescendo.sweeps import Sweep
+    from crescendo.sweeps.record import Sweep
+    from crescendo.sweeps.resuming import resume_sweep
 
-    Sweep.read(directory).resume()
+    resume_sweep(Sweep.read(directory))
 
 
 def main() -> None:

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 def find_run(config: DictConfig, *, rank_zero: bool) -> Path:
     """The directory of the run that `resume` names; `auto` is the newest unfinished one of `name`.
 
+    A job of a sweep is left to `crescendo sweep resume`, which keeps its record.
+
     Args:
         rank_zero: whether this process is to hold the run; others do not mind that rank 0 does by now.
 
@@ -78,13 +80,14 @@ def _by_age(place: Path) -> list[Path]:
 
 
 def _newest_unfinished(place: Path, *, rank_zero: bool) -> Path:
-    runs = _by_age(place)
+    runs = [run for run in _by_age(place) if not (run.parent / "sweep.yaml").exists()]
     for directory in runs:
         held = rank_zero and is_held(directory)
         if read_summary(directory)["status"] != "finished" and not held:
             return directory
     raise UserError(
-        f"resume=auto: {place.absolute()} has no unfinished run ({len(runs)} finished or running)."
+        f"resume=auto: {place.absolute()} has no unfinished run ({len(runs)} finished or running). "
+        "Jobs of a sweep are for crescendo sweep resume."
     )
 
 

@@ -42,7 +42,7 @@ TRACEBACK_LOGGER = "crescendo.traceback"  # goes to train.log, not to the consol
 EARLIER_ATTEMPT = re.compile(r"^\d+\.(failed|interrupted)-\d+$")  # of a sweep's job that ran again
 PACKAGES = ("crescendo", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 SUMMARY = (
-    "status",  # finished, failed or interrupted
+    "status",  # finished, failed, interrupted, or pruned by a study
     "seconds",
     "images_per_second",  # of training alone
     "compile_seconds",  # of torch.compile, which images_per_second leaves out; 0 without
@@ -64,9 +64,14 @@ SUMMARY = (
 
 @dataclass
 class Run:
-    """A run that is going on. `summary` is written to summary.json when it ends, however it ends."""
+    """A run that is going on. `summary` is written to summary.json when it ends, however it ends.
+
+    Attributes:
+        pruned: the study that it is a trial of has given it up: it ends early, and well.
+    """
 
     directory: Path
+    pruned: bool = False
     summary: dict[str, Any] = field(default_factory=dict)
 
 
@@ -121,7 +126,7 @@ def recording(
 ) -> Iterator[Run]:
     """Record a run: its configuration and log now, summary.json at the end.
 
-    A finished run, a failed one and an interrupted one each say so. Other ranks than 0 write nothing.
+    A finished run, a pruned, a failed and an interrupted one each say so. Other ranks than 0 write nothing.
     """
     run = Run(directory)
     if not rank_zero:
@@ -146,7 +151,7 @@ def _record(run: Run, config: DictConfig, overrides: Sequence[str]) -> Iterator[
     run.summary |= {"git_revision": git_revision(), "packages": _versions()}
     try:
         yield run
-        run.summary["status"] = "finished"
+        run.summary["status"] = "pruned" if run.pruned else "finished"
     except (Interrupted, KeyboardInterrupt) as interrupted:
         run.summary |= {"status": "interrupted", "error": str(interrupted) or "interrupted from the keyboard"}
         raise

@@ -40,6 +40,7 @@ from crescendo.runs import (
     recording,
     storage_errors,
 )
+from crescendo.sweeps.pruning import TrialPruning, is_trial
 from crescendo.targets import build, check_arguments
 from crescendo.tracking import (
     MetricsFile,
@@ -122,6 +123,7 @@ def build_trainer(
         StatisticsDrift(),
         *_around_validation(config, run, experiment),
         *configured.values(),
+        *([TrialPruning(run)] if is_trial(run.directory) else []),
         Interruption(signals, configured["checkpoint"], run.directory),
     ]
     if not config.trainer.enable_progress_bar:
@@ -175,11 +177,12 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
         trainer, classifier, data = _fit(config, experiment, run, signals, loggers)
         best = load_checkpoint(best_checkpoint(run.directory))
         classifier.load_state_dict(best["state_dict"])  # the averages, under EMA
-        trainer.test(classifier, data, verbose=False)
-        metrics = best["validation"] | {
-            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
-        }
-        if not math.isfinite(metrics["test/loss"]):
+        metrics = dict(best["validation"])
+        if not run.pruned:
+            trainer.test(classifier, data, verbose=False)
+            tested = trainer.callback_metrics
+            metrics |= {name: float(value) for name, value in tested.items() if name.startswith("test/")}
+        if not math.isfinite(metrics.get("test/loss", 0.0)):
             log.warning(
                 "test/loss is not finite after %d steps, and the weights are: the running statistics of "
                 "batch norm may not have followed them yet, which adds up in a deep net. Train longer.",
@@ -208,7 +211,9 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
         if failed and not signals.agreed:
             signals.kill_children()  # they wait for this rank in a collective
         finish_loggers(loggers, failed=failed)
-    if trainer.is_global_zero:
+    if run.pruned and trainer.is_global_zero:
+        log.info("pruned after epoch %d: %s", trainer.current_epoch, run.directory)
+    elif trainer.is_global_zero:
         matrix = classifier.confusion_matrix
         assert matrix is not None
         write_confusion_matrix(run.directory / "confusion_matrix.csv", matrix, experiment.class_names)

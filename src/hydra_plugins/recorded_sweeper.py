@@ -1,29 +1,39 @@
-"""The sweeper of `python train.py -m`: Hydra's own grid, with every job on record before the first starts.
+"""The sweeper of `python train.py -m`: Hydra's own grid, or a study, with a record of the sweep on disk.
 
 Hydra takes plugins from this package alone, and imports it at every start: keep it light. What a sweep is on
 disk is in crescendo.sweeps.
 """
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from crescendo.sweeps.record import Sweep
 
 
 class RecordedSweeper(BasicSweeper):
-    """Runs every combination of the swept values through the chosen launcher.
+    """Runs jobs through the chosen launcher: every combination of the swept values, or a study's trials.
 
     Args:
         params: values to sweep as in `key: 1,2,3`, the sweep group's; what is typed takes their place.
+        study: crescendo.sweeps.record.StudySettings but for the space; None for a grid.
+        at_once: trials of a study to ask for before the first of them is done; -1 for one a CPU.
         resume: the sweep directory has a sweep.yaml already: run its jobs that are not finished.
     """
 
-    def __init__(self, params: dict[str, str] | None, resume: bool) -> None:
+    def __init__(
+        self, params: dict[str, str] | None, study: DictConfig | None, at_once: int, resume: bool
+    ) -> None:
         super().__init__(max_batch_size=None, params=params)
-        self.resume = resume
+        self.study, self.resume = study, resume
+        self.at_once = at_once if at_once > 0 else os.cpu_count() or 1
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         # One directory for all jobs, also where a launcher composes them in other processes, at other times.
@@ -31,24 +41,58 @@ class RecordedSweeper(BasicSweeper):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from crescendo.sweeps import Sweep, quoted, refuse_many_processes
+        from crescendo.sweeps.jobs import refuse_many_processes
+        from crescendo.sweeps.record import Sweep
 
         assert self.config is not None
-        assert self.hydra_context is not None
         refuse_many_processes()
         directory = Path(self.config.hydra.sweep.dir)
-        if self.resume:
-            sweep = Sweep.read(directory)
-        else:
-            parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-            overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-            (jobs,) = self.split_arguments(overrides, None)
-            self.validate_batch_is_legal(jobs)  # a misspelt option of any job stops here
-            sweep = Sweep.record(directory, jobs)
-        numbers = sweep.to_run()
-        batch = [
-            [*sweep.jobs[number], f"hydra.sweep.dir={quoted(directory)}", f"hydra.sweep.subdir={number}"]
-            for number in numbers
-        ]
+        sweep = Sweep.read(directory) if self.resume else self._record(directory, arguments)
         with sweep.reporting():
-            return [self.launcher.launch(batch, initial_job_idx=0)] if self.launcher and batch else []
+            if sweep.study is None:
+                self._launch(sweep, sweep.to_run())
+            else:
+                self._run_trials(sweep)
+
+    def _record(self, directory: Path, arguments: Sequence[str]) -> "Sweep":
+        """Write the sweep down. A misspelt option of any job stops here."""
+        from crescendo.sweeps.record import StudySettings, Sweep
+
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        if self.study is None:
+            (jobs,) = self.split_arguments(overrides, None)
+            self.validate_batch_is_legal(jobs)
+            return Sweep.record(directory, jobs)
+        from crescendo.sweeps.study import Study  # isort: skip  # says what is not installed
+        from crescendo.sweeps.space import listed
+
+        values: Any = OmegaConf.to_container(self.study, resolve=True)
+        settings = StudySettings.checked({**values, "space": listed(overrides)})
+        self.validate_batch_is_legal(Study(directory, settings).space.corners())
+        return Sweep.record(directory, [], settings)
+
+    def _run_trials(self, sweep: "Sweep") -> None:
+        """Those that were interrupted, then new ones until there are n_trials."""
+        from crescendo.sweeps.study import Study
+
+        assert sweep.study is not None
+        study = Study(sweep.directory, sweep.study)
+        study.settle()
+        self._launch(sweep, sweep.to_run())
+        study.settle()
+        while trials := study.ask(self.at_once):
+            self._launch(sweep, trials)
+            study.settle()
+
+    def _launch(self, sweep: "Sweep", jobs: Mapping[int, Sequence[str]]) -> None:
+        from crescendo.sweeps.jobs import quoted
+
+        assert self.launcher is not None
+        batch = [
+            [*overrides, f"hydra.sweep.dir={quoted(sweep.directory)}", f"hydra.sweep.subdir={number}"]
+            for number, overrides in jobs.items()
+        ]
+        if batch:
+            self.launcher.launch(batch, initial_job_idx=0)

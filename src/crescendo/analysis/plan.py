@@ -149,9 +149,8 @@ def show_plan(plan: Plan, speeds: Speeds | None = None, budget: str | None = Non
     table = Table(title=f"{plan.net}, {plan.parameters:,} parameters", title_justify="left")
     for heading in ("stage", "epochs", "px", "MACs", "batch", "learning rate", *rising):
         table.add_column(heading.replace("_", " "), justify="right")
-    left_out = (
-        range(MOST_ROWS // 2, len(plan.stages) - MOST_ROWS // 2) if len(plan.stages) > MOST_ROWS else ()
-    )
+    half = MOST_ROWS // 2
+    left_out = range(half, max(half, len(plan.stages) - half)) if len(plan.stages) > MOST_ROWS else range(0)
     for stage, macs, rate in zip(plan.stages, plan.macs, plan.learning_rates, strict=True):
         if stage.index in left_out:
             if stage.index == left_out[0]:

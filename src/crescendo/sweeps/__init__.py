@@ -1,0 +1,22 @@
+"""A sweep is a directory of runs, and every job of it is a process of its own.
+
+runs/<name>/<date>_<time>_<short id>/
+  sweep.yaml         the command, and the overrides of every job, before the first starts;
+                     of a study its settings and search space
+  study.db           of a study: its trials, in Optuna's tables; trial n is job n
+  <number>/          a run; overrides.yaml before it starts, job.json: how its process ended
+  <number>.<status>-1/   an earlier attempt of the job, kept when the job began again
+  .locks/<number>    held by a job's process for as long as it lives
+
+A fresh process for each job keeps ranks, ports, W&B's run and the device's memory of one job from the next.
+
+    record    the sweep on disk: what was planned, and what became of it
+    jobs      a job as a process
+    space     Hydra's search-space syntax as Optuna's distributions
+    study     the trials of sweep=optuna
+    pruning   what a trial's training tells its study, and hears
+    resuming  going on with a recorded sweep, whoever recorded it
+    table     the jobs for a terminal
+
+train.py imports record and jobs in a sweep: they are kept light.
+"""
