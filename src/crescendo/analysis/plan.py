@@ -150,7 +150,7 @@ def show_plan(plan: Plan, speeds: Speeds | None = None, budget: str | None = Non
     for heading in ("stage", "epochs", "px", "MACs", "batch", "learning rate", *rising):
         table.add_column(heading.replace("_", " "), justify="right")
     half = MOST_ROWS // 2
-    left_out = range(half, max(half, len(plan.stages) - half)) if len(plan.stages) > MOST_ROWS else range(0)
+    left_out = range(half, len(plan.stages) - half)
     for stage, macs, rate in zip(plan.stages, plan.macs, plan.learning_rates, strict=True):
         if stage.index in left_out:
             if stage.index == left_out[0]:
