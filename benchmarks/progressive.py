@@ -38,7 +38,10 @@ class Budget(NamedTuple):
 
 @dataclass(frozen=True)
 class Measurement:
-    """Overrides of train.py, and the budgets that are spent."""
+    """Overrides of train.py, and the budgets that are spent.
+
+    A run validates after each quarter of its epochs, which a budget should be a multiple of.
+    """
 
     common: Sequence[str]
     fixed: Sequence[str]
@@ -49,7 +52,8 @@ class Measurement:
     def overrides(self, arm: str, budget: Budget, seed: int) -> list[str]:
         own = {"fixed": self.fixed, "progressive": self.progressive}[arm]
         epochs = getattr(budget, arm)
-        return [*self.common, *own, f"trainer.max_epochs={epochs}", f"seed={seed}"]
+        validate = f"trainer.check_val_every_n_epoch={max(1, epochs // 4)}"
+        return [*self.common, *own, f"trainer.max_epochs={epochs}", validate, f"seed={seed}"]
 
 
 MEASUREMENTS = {
@@ -78,7 +82,7 @@ MEASUREMENTS = {
         ),
         fixed=("curriculum=at_28px",),
         progressive=("curriculum=to_28px", "curriculum.split=[5,3,4]"),
-        budgets=(Budget(10, 10), Budget(20, 20), Budget(40, 40), Budget(80, 80)),
+        budgets=(Budget(12, 12), Budget(20, 20), Budget(40, 40), Budget(80, 80)),
     ),
 }
 EVERYWHERE = (
@@ -127,7 +131,7 @@ def quick(measurement: Measurement) -> Measurement:
     return replace(
         measurement,
         common=[*common, "data.fraction=0.05" if "data=fashion_mnist" in common else "data.fraction=0.25"],
-        budgets=(Budget(3, 3), Budget(6, 6)),
+        budgets=(Budget(4, 4), Budget(8, 8)),
         seeds=(1, 2),
     )
 
