@@ -75,6 +75,9 @@ def test_a_run_leaves_a_complete_directory(finished):
     assert summary["status"] == "finished"
     assert summary["parameters"] == 62_006  # 61,706 for one channel, and 2 x 6 x 25 weights more
     assert summary["macs"] > 0
+    # an epoch of 128 images at 28 px, which cost less, and one at 32 px; forward and backward
+    assert 3 * 128 * summary["macs"] < summary["train_macs"] < 3 * 256 * summary["macs"]
+    assert 0 < summary["cpu_seconds"] < summary["seconds"]
     assert summary["peak_memory_bytes"] > 10**8
     assert summary["wandb_id"]
     assert {"test/accuracy", "test/loss", "val/accuracy"} <= set(summary["metrics"])

@@ -63,7 +63,7 @@ def test_rows_count_optimizer_steps_and_name_the_rate_that_each_used(tmp_path):
         num_classes=2,
     )
     run = Run(tmp_path)
-    steps = tracking.StepMetrics(curriculum, run, every_n_steps=3)
+    steps = tracking.StepMetrics(curriculum, run, every_n_steps=3, macs={8: 1000})
     L.Trainer(
         accelerator="cpu",
         max_epochs=2,
@@ -82,6 +82,8 @@ def test_rows_count_optimizer_steps_and_name_the_rate_that_each_used(tmp_path):
     assert [row["step"] for row in training] == ["2", "3", "5", "7"]
     assert [float(row["lr"]) for row in training] == pytest.approx([1, 1, 0.1, 0.1])
     assert run.summary["images_per_second"] > 0
+    assert run.summary["train_macs"] == 3 * 1000 * 80  # two epochs of 40 images
+    assert run.summary["cpu_seconds"] > 0
 
 
 def test_peak_memory_is_in_bytes():

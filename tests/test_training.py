@@ -64,3 +64,28 @@ def test_the_readme_speaks_of_options_that_exist(configuration):
         overrides = [word.split(",")[0] if "-m" in words else word for word in overrides]
         overrides = [word.replace("data.root=photos", "data.root=tests") for word in overrides]
         validate(configuration(*overrides, *(["data.num_classes=2"] if "data=folder" in overrides else [])))
+
+
+def test_the_arms_of_the_ablation_differ_in_what_they_say(configuration):
+    plans, smoothing = {}, {}
+    for arm in ("fixed", "size_only", "size_and_regularization", "fixed_equal_compute"):
+        config = configuration("experiment=progressive_ablation", f"arm={arm}", "data=synthetic")
+        assert config.arm == arm
+        experiment = prepare(config)
+        plans[arm] = [(stage.epochs, stage.resolution) for stage in experiment.curriculum.plan]
+        smoothing[arm] = [stage.knobs["label_smoothing"] for stage in experiment.curriculum.plan]
+        if arm == "size_and_regularization":
+            spent = experiment.plan.cost * 15
+    assert plans == {
+        "fixed": [(15, 28)],
+        "size_only": [(5, 16), (5, 24), (5, 28)],
+        "size_and_regularization": [(5, 16), (5, 24), (5, 28)],
+        "fixed_equal_compute": [(10, 28)],
+    }
+    assert smoothing == {
+        "fixed": [0.1],
+        "size_only": [0.1, 0.1, 0.1],
+        "size_and_regularization": [0.0, 0.05, 0.1],
+        "fixed_equal_compute": [0.1],
+    }
+    assert spent == pytest.approx(10, rel=0.05)

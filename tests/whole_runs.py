@@ -49,7 +49,7 @@ def assert_same_end(ours, theirs):
         f"metrics.csv: {[pair for pair in zip(mine, other, strict=False) if pair[0] != pair[1]]}"
     )
     summaries = [json.loads((run / "summary.json").read_text()) for run in (ours, theirs)]
-    for key in ("status", "metrics", "best_epoch"):
+    for key in ("status", "metrics", "best_epoch", "train_macs"):
         assert summaries[0][key] == summaries[1][key], f"{key}: {summaries[0][key]}, not {summaries[1][key]}"
     partial = list(ours.rglob(".*.partial"))
     assert not partial, f"left behind: {partial}"

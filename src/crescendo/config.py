@@ -197,6 +197,7 @@ class Settings(Group):
     name: Annotated[str, Field(pattern=r"^[\w.+=,-]+$")]
     runs_dir: str
     seed: NonNegativeInt
+    arm: str | None = None
     weights: str | None
     channels_last: bool
     compile: bool = False

@@ -4,7 +4,6 @@ import csv
 import logging
 import math
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,9 +25,14 @@ from crescendo.curriculum.schedule import Curriculum
 from crescendo.errors import UserError
 from crescendo.nonfinite import NonFiniteError, Window, all_finite
 from crescendo.runs import TRACEBACK_LOGGER, Run
+from crescendo.stopwatch import Stopwatch
 from crescendo.wandb_run import WandbRun
 
 log = logging.getLogger(__name__)
+
+# A training step in forward passes: the backward pass makes two products, for weights and for inputs,
+# where the forward pass makes one. The first layer needs no gradient of the images: not subtracted.
+PASSES = 3
 
 
 def show_messages() -> None:
@@ -133,32 +137,42 @@ def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
 class StepMetrics(L.Callback):
     """Logs the training every `every_n_steps` optimizer steps, and an epoch's line at its end.
 
-    Only at those steps is anything read from the device. images_per_second counts training alone: neither
-    validation nor what `clock` saw of torch.compile.
+    Only at those steps is anything read from the device. What the training alone took goes to the summary,
+    without validation: images_per_second, also without what `clock` saw of torch.compile; train_macs; and
+    cpu_seconds of all ranks, without those of loader workers.
+
+    Args:
+        macs: multiply-accumulates of one image's forward pass at each of the curriculum's resolutions.
     """
 
     def __init__(
-        self, curriculum: Curriculum, run: Run, every_n_steps: int, clock: CompileClock | None = None
+        self,
+        curriculum: Curriculum,
+        run: Run,
+        every_n_steps: int,
+        macs: Mapping[int, int],
+        clock: CompileClock | None = None,
     ) -> None:
-        self.curriculum, self.run, self.every_n_steps = curriculum, run, every_n_steps
+        self.curriculum, self.run, self.every_n_steps, self.macs = curriculum, run, every_n_steps, macs
         self._clock, self._compile_seconds = clock or CompileClock(), 0.0
         self.shown: dict[str, float] = {}  # the newest values, for the progress bar
         self._images, self._seconds = 0, 0.0
+        self._train_macs, self._cpu_seconds = 0, 0.0
         self._steps, self._rate = 0, 0.0
         self._epoch_sums, self._epoch_seconds = [0.0, 0.0, 0], 0.0
-        self._since = self._paused = 0.0
+        self._stopwatch = Stopwatch()
         self._unchecked = 0  # the first batch of the epoch that is not known to have been finite
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_sums, self._epoch_seconds = [0.0, 0.0, 0], 0.0
         self._unchecked = 0
-        self._since = time.perf_counter()
+        self._stopwatch.go((0.0, 0.0))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A training that goes on inside an epoch has no on_train_epoch_start for it."""
         self._steps = trainer.global_step
         self._unchecked = _batches_done(trainer)
-        self._since = time.perf_counter()
+        self._stopwatch.go()
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -186,6 +200,9 @@ class StepMetrics(L.Callback):
             "images": self._images,
             "seconds": self._seconds,
             "compile_seconds": self._compile_seconds,
+            "train_macs": self._train_macs,
+            "cpu_seconds": self._cpu_seconds,
+            "unread": list(self._stopwatch.reading()),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -193,6 +210,10 @@ class StepMetrics(L.Callback):
         self._epoch_seconds = state_dict["epoch_seconds"]
         self._images, self._seconds = state_dict["images"], state_dict["seconds"]
         self._compile_seconds = state_dict["compile_seconds"]
+        self._train_macs, self._cpu_seconds = state_dict["train_macs"], state_dict["cpu_seconds"]
+        seconds, cpu_seconds = state_dict["unread"]
+        self._stopwatch.go((seconds, cpu_seconds))
+        self._stopwatch.hold()
         self._summarize()  # the training may be done, and only its test be left
 
     def on_train_batch_start(
@@ -215,10 +236,10 @@ class StepMetrics(L.Callback):
             self._read(trainer, pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._paused = time.perf_counter()
+        self._stopwatch.hold()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._since += time.perf_counter() - self._paused
+        self._stopwatch.go()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
@@ -243,8 +264,12 @@ class StepMetrics(L.Callback):
         self._summarize()
 
     def _summarize(self) -> None:
-        self.run.summary["images_per_second"] = round(self._images / max(self._seconds, 1e-9), 1)
-        self.run.summary["compile_seconds"] = round(self._compile_seconds, 1)
+        self.run.summary |= {
+            "images_per_second": round(self._images / max(self._seconds, 1e-9), 1),
+            "compile_seconds": round(self._compile_seconds, 1),
+            "train_macs": self._train_macs,
+            "cpu_seconds": round(self._cpu_seconds, 3),
+        }
 
     def _window(self, trainer: L.Trainer) -> Window:
         """The batches since the last look."""
@@ -258,23 +283,25 @@ class StepMetrics(L.Callback):
             return trainer.strategy.reduce(sums, reduce_op="sum")
 
         loss, correct, images = classifier.train_sums.take(over_devices)
+        seconds, cpu_seconds = self._stopwatch.reading()
+        self._stopwatch.go((0.0, 0.0))
         compiling = self._clock.take()
         self._compile_seconds += compiling
-        self._since += compiling
-        seconds = time.perf_counter() - self._since
-        self._since += seconds
+        seconds -= compiling
         if not math.isfinite(loss):
             raise NonFiniteError(self._window(trainer))
         self._unchecked = _batches_done(trainer)
         if images == 0:
             return
+        stage = classifier.stage
         self._images += images
+        self._train_macs += PASSES * images * self.macs[stage.resolution]
         self._seconds += seconds
+        self._cpu_seconds += float(over_devices(torch.tensor(cpu_seconds, device=classifier.device)))
         self._epoch_seconds += seconds
         self._epoch_sums = [
             total + value for total, value in zip(self._epoch_sums, (loss, correct, images), strict=True)
         ]
-        stage = classifier.stage
         self.shown = {"loss": loss / images, "accuracy": correct / images, "speed": images / seconds}
         metrics = {
             "epoch": trainer.current_epoch,

@@ -119,7 +119,13 @@ def build_trainer(
     configured = {name: build(node, f"callbacks.{name}") for name, node in config.callbacks.items()}
     callbacks = [
         CurriculumCallback(experiment.curriculum),
-        StepMetrics(experiment.curriculum, run, config.trainer.log_every_n_steps, clock),
+        StepMetrics(
+            experiment.curriculum,
+            run,
+            config.trainer.log_every_n_steps,
+            experiment.plan.macs_at,
+            clock,
+        ),
         StatisticsDrift(),
         *_around_validation(config, run, experiment),
         *configured.values(),

@@ -5,7 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from crescendo.analysis.comparison import compare, show_comparison, spread
+from crescendo.analysis.comparison import Interval, compare, find_reference, saving, show_comparison, spread
 
 CONFIG = {
     "name": "digits",
@@ -18,7 +18,7 @@ CONFIG = {
 }
 
 
-def run(place, accuracy=None, status="finished", seconds=10.0, **changed):
+def run(place, accuracy=None, status="finished", seconds=10.0, spent=(), **changed):
     """A run directory with a summary, or without one where `status` is None."""
     place.mkdir(parents=True)
     config = OmegaConf.create(CONFIG)
@@ -33,6 +33,7 @@ def run(place, accuracy=None, status="finished", seconds=10.0, **changed):
             "parameters": 272474,
             "macs": 41000000,
             "metrics": metrics,
+            **dict(zip(("train_macs", "cpu_seconds"), spent, strict=False)),
         }
         (place / "summary.json").write_text(json.dumps(summary))
     return place
@@ -140,3 +141,75 @@ def test_a_group_without_a_result_comes_last(tmp_path):
 def test_the_spread_is_that_of_a_sample():
     assert spread([0.5], 4) == "0.5000"
     assert spread([1, 2, 3, 4], 2) == "2.50 ± 1.29"  # sqrt(5 / 3)
+
+
+FIXED = {"arm": "fixed", "curriculum": {"stages": 1, "resolution": {"start": 28}}}
+RISING = {"arm": "rising", "curriculum": {"stages": 3, "resolution": {"start": 16}}}
+SHORT = {**FIXED, "arm": "short", "trainer": {"max_epochs": 5}}
+
+
+def sweep(place, arms):
+    """Runs of several arms: for each, its settings, and seed -> (accuracy, MACs, CPU seconds)."""
+    return [
+        run(place / f"{settings['arm']}{seed}", accuracy, seed=seed, spent=spent, **settings)
+        for settings, results in arms
+        for seed, (accuracy, *spent) in results.items()
+    ]
+
+
+def test_an_arm_stands_for_all_that_it_sets(tmp_path):
+    one = {1: (0.9, 10, 1)}
+    rows = compare(sweep(tmp_path / "arms", [(FIXED, one), (RISING, one)]))
+    assert [row.differences for row in rows] == [{"arm": "fixed"}, {"arm": "rising"}]
+    wider = {**FIXED, "model": {"_target_": "crescendo.models.resnet_cifar.resnet56"}}
+    rows = compare(sweep(tmp_path / "nets", [(FIXED, one), (wider | {"arm": "fixed"}, {2: (0.8, 1, 1)})]))
+    assert [list(row.differences) for row in rows] == [["model._target_"]] * 2
+
+
+def test_savings_are_paired_over_the_seeds_that_both_have(tmp_path):
+    arms = [
+        (FIXED, {1: (0.90, 1e12, 100.0), 2: (0.92, 1e12, 120.0), 3: (0.50, 9e12, 900.0)}),
+        (RISING, {2: (0.93, 6e11, 72.0), 1: (0.89, 5e11, 60.0)}),
+        (SHORT, {1: (0.80, 5e11, 50.0), 2: (0.821, 5e11, 60.0)}),
+    ]
+    rows = {row.differences["arm"]: row for row in compare(sweep(tmp_path, arms))}
+    against = saving(rows["rising"], rows["fixed"])
+    # differences +.01 and -.01: mean 0, deviation .01 sqrt 2; t of one degree of freedom is 12.706
+    assert against.difference.mean == pytest.approx(0)
+    assert against.difference.half == pytest.approx(0.12706, abs=1e-5)
+    assert (against.macs, against.cpu_seconds) == pytest.approx((0.55, 0.6))
+    assert against.equal_accuracy
+    # -.100 and -.099: lower beyond the interval of +- .00635
+    assert not saving(rows["short"], rows["fixed"]).equal_accuracy
+
+
+def test_the_reference_is_the_best_at_one_resolution(tmp_path):
+    results = {1: (0.9, 1e12, 100.0), 2: (0.91, 1e12, 100.0)}
+    better = {1: (0.95, 6e11, 60.0), 2: (0.96, 6e11, 60.0)}
+    worse = {1: (0.85, 5e11, 50.0), 2: (0.86, 5e11, 50.1)}
+    rows = compare(sweep(tmp_path, [(SHORT, worse), (RISING, better), (FIXED, results)]))
+    assert [row.differences["arm"] for row in rows] == ["rising", "fixed", "short"]
+    assert find_reference(rows).differences == {"arm": "fixed"}
+    text = shown(rows)
+    assert "reference" in text
+    assert "0.60 / 0.60" in text
+    assert "+0.0500 ± 0.0000" in text
+    assert "-0.0500" in text
+    assert "0.50 / 0.50" not in text  # cheaper, but lower
+    assert "600G" in text
+
+
+def test_one_seed_has_no_interval_and_saves_nothing(tmp_path):
+    assert Interval.of([0.5]).half is None
+    one = {1: (0.9, 1e12, 100.0)}
+    rows = {row.differences["arm"]: row for row in compare(sweep(tmp_path, [(FIXED, one), (RISING, one)]))}
+    assert not saving(rows["rising"], rows["fixed"]).equal_accuracy
+    other = compare(sweep(tmp_path / "other", [(FIXED, one), (RISING, {2: (0.9, 1e12, 100.0)})]))
+    assert saving(other[1], other[0]) is None
+
+
+def test_runs_that_recorded_no_cost_have_none(tmp_path):
+    rows = compare(sweep(tmp_path, [(FIXED, {1: (0.9,), 2: (0.9,)}), (RISING, {1: (0.9,), 2: (0.91,)})]))
+    against = saving(*rows)
+    assert (against.macs, against.cpu_seconds) == (None, None)
+    assert "- / -" in shown(rows)

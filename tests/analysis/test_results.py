@@ -49,6 +49,8 @@ def test_the_result_as_shown():
         },
         "best_epoch": 1,
         "images_per_second": 1234.6,
+        "train_macs": 1_860_000,
+        "cpu_seconds": 12.3,
         "peak_memory_bytes": 3 * 2**20,
     }
     accuracies = {"a": 0.9, "b": 0.2, "c": 0.5, "d": 0.4}
@@ -62,7 +64,7 @@ def test_the_result_as_shown():
         "b: 0.200, d: 0.400, c: 0.500",
         "0.5000 (best, epoch 2)",
         "6.14k at 32 px",
-        "1235 images/s",
+        "1.86M MACs, 12 CPU seconds, 1235 images/s",
         "3 MiB",
         "runs/digits/1",
     ):

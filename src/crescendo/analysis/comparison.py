@@ -1,13 +1,18 @@
-"""Runs beside each other: grouped by what differs, with mean and spread over seeds."""
+"""Runs beside each other: grouped by what differs, with mean and spread over seeds.
+
+Where the runs recorded what their training cost, the table has the shape of Tables 12 and 13 of Tan & Le
+2021 (arXiv:2104.00298): a row for each way to train, its accuracy, its cost, and what it saves.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 from rich.table import Table
+from scipy.stats import t as student
 
 from crescendo.analysis.plan import short_number
 from crescendo.resume import FREE
@@ -17,27 +22,73 @@ from crescendo.runs import read_config, read_summary
 INCIDENTAL = ("seed", *FREE)
 
 
+class Interval(NamedTuple):
+    """A mean and half of its 95% interval by Student's t; None where there is one value alone."""
+
+    mean: float
+    half: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Interval":
+        if len(values) < 2:
+            return cls(mean(values), None)
+        quantile = float(student.ppf(0.975, len(values) - 1))
+        return cls(mean(values), quantile * stdev(values) / len(values) ** 0.5)
+
+    def show(self, digits: int, sign: str = "") -> str:
+        text = f"{self.mean:{sign}.{digits}f}"
+        return text if self.half is None else f"{text} ± {self.half:.{digits}f}"
+
+
+class Saving(NamedTuple):
+    """A row against the reference, paired over the seeds that both have.
+
+    Attributes:
+        difference: test accuracy minus the reference's.
+        macs, cpu_seconds: of training, as shares of the reference's; None where a run has not recorded them.
+    """
+
+    difference: Interval
+    macs: float | None
+    cpu_seconds: float | None
+
+    @property
+    def equal_accuracy(self) -> bool:
+        """Not lower beyond the interval: its upper end reaches 0. With few seeds that says little."""
+        return self.difference.half is not None and self.difference.mean + self.difference.half >= 0
+
+
 @dataclass(frozen=True)
 class Row:
     """Runs that differ in nothing but their seeds.
 
     Attributes:
         differences: the settings in which the groups compared differ, with this group's values.
-        accuracies: test accuracy of each finished run, in 0..1.
-        seconds: of each finished run.
+        seeds: of each finished run; what follows is in their order.
+        accuracies: on the test images, in 0..1.
+        seconds: of the whole run.
+        train_macs, cpu_seconds: of the training alone; None where a run has not recorded them.
+        one_resolution: whether every epoch trains at the same.
         unfinished: "<status> <directory>" of each other run.
     """
 
     differences: Mapping[str, Any]
+    seeds: Sequence[int]
     accuracies: Sequence[float]
     seconds: Sequence[float]
+    train_macs: Sequence[float | None]
+    cpu_seconds: Sequence[float | None]
+    one_resolution: bool
     parameters: int | None
     macs: int | None
     unfinished: Sequence[str]
 
 
 def compare(directories: Sequence[Path]) -> list[Row]:
-    """Group runs by configuration, the best mean test accuracy first."""
+    """Group runs by configuration, the best mean test accuracy first.
+
+    An arm stands for all that it sets: where each group has an arm of its own, that alone is named.
+    """
     groups: dict[str, list[Path]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for directory in directories:
@@ -46,33 +97,101 @@ def compare(directories: Sequence[Path]) -> list[Row]:
         settings[key] = flat
         groups.setdefault(key, []).append(directory)
     differing = _differing(list(settings.values()))
-    rows = [_row({name: settings[key].get(name) for name in differing}, runs) for key, runs in groups.items()]
+    arms = [flat.get("arm") for flat in settings.values()]
+    if "arm" in differing and None not in arms and len(set(arms)) == len(arms):
+        differing = ["arm"]
+    rows = [
+        _row(
+            {name: settings[key].get(name) for name in differing},
+            runs,
+            one_resolution=settings[key].get("curriculum.stages") == 1,
+        )
+        for key, runs in groups.items()
+    ]
     return sorted(rows, key=lambda row: mean(row.accuracies) if row.accuracies else -1, reverse=True)
 
 
+def find_reference(rows: Sequence[Row]) -> Row | None:
+    """What the others are held against: the most accurate of the rows that train at one resolution."""
+    fixed = [row for row in rows if row.one_resolution and row.accuracies]
+    return max(fixed, key=lambda row: mean(row.accuracies)) if fixed else None
+
+
+def saving(row: Row, reference: Row) -> Saving | None:
+    """`row` against `reference`, by seeds; None where they have no seed in common."""
+    places = {seed: place for place, seed in enumerate(reference.seeds)}
+    pairs = [(place, places[seed]) for place, seed in enumerate(row.seeds) if seed in places]
+    if not pairs:
+        return None
+
+    def share(ours: Sequence[float | None], theirs: Sequence[float | None]) -> float | None:
+        spent = [(ours[mine], theirs[other]) for mine, other in pairs]
+        ratios = [mine / other for mine, other in spent if mine is not None and other]
+        return mean(ratios) if len(ratios) == len(pairs) else None
+
+    return Saving(
+        Interval.of([row.accuracies[mine] - reference.accuracies[other] for mine, other in pairs]),
+        share(row.train_macs, reference.train_macs),
+        share(row.cpu_seconds, reference.cpu_seconds),
+    )
+
+
 def show_comparison(rows: Sequence[Row]) -> Table:
-    """The comparison for a terminal."""
+    """The comparison for a terminal.
+
+    The last two columns hold each row against the reference, the most accurate of the rows that train at
+    one resolution, paired over seeds: "difference" in test accuracy with its 95% interval, and
+    "cost at equal accuracy", the share of the reference's training MACs / CPU seconds where the accuracy
+    is not lower beyond the interval, else "-".
+    """
     table = Table()
     names = list(rows[0].differences)
     for name in names or ["run"]:
         table.add_column(name, overflow="fold")
-    for heading in ("runs", "test accuracy", "parameters", "MACs", "seconds"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ["runs", "test accuracy", "95%", "parameters", "MACs", "train MACs", "CPU s", "seconds"]
+    reference = find_reference(rows) if len(rows) > 1 else None
+    if reference is not None:
+        headings += ["difference", "cost at equal accuracy"]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=heading not in headings[-1:])
     for row in rows:
         labels = [_short(row.differences[name]) for name in names] or ["all"]
-        table.add_row(
-            *labels,
+        cells = [
             str(len(row.accuracies)),
             spread(row.accuracies, 4) if row.accuracies else "-",
+            _half_width(row.accuracies),
             f"{row.parameters:,}" if row.parameters else "-",
             short_number(row.macs) if row.macs else "-",
+            _mean_number(row.train_macs),
+            _mean_number(row.cpu_seconds),
             spread(row.seconds, 1) if row.seconds else "-",
-        )
+        ]
+        if reference is not None:
+            cells += ["reference", "1"] if row is reference else _saving_cells(saving(row, reference))
+        table.add_row(*labels, *cells)
     unfinished = [run for row in rows for run in row.unfinished]
     if unfinished:
         table.caption = "not counted: " + ", ".join(unfinished)
         table.caption_justify = "left"
     return table
+
+
+def _saving_cells(against: Saving | None) -> list[str]:
+    if against is None:
+        return ["-", "-"]
+    shares = [against.macs, against.cpu_seconds]
+    costs = " / ".join("-" if share is None else f"{share:.2f}" for share in shares)
+    return [against.difference.show(4, "+"), costs if against.equal_accuracy else "-"]
+
+
+def _half_width(values: Sequence[float]) -> str:
+    half = Interval.of(values).half if values else None
+    return "-" if half is None else f"± {half:.4f}"
+
+
+def _mean_number(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return short_number(mean(known)) if known and len(known) == len(values) else "-"
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -81,21 +200,29 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
 
 
-def _row(differences: Mapping[str, Any], directories: Sequence[Path]) -> Row:
+def _row(differences: Mapping[str, Any], directories: Sequence[Path], *, one_resolution: bool) -> Row:
     summaries = {directory: read_summary(directory) for directory in directories}
-    finished = [summary for summary in summaries.values() if summary["status"] == "finished"]
-    tested = [summary for summary in finished if "test/accuracy" in summary["metrics"]]
+    done = {
+        directory: summary
+        for directory, summary in summaries.items()
+        if summary["status"] == "finished" and "test/accuracy" in summary["metrics"]
+    }
+    tested = list(done.values())
     first = tested[0] if tested else {}
     return Row(
         differences=differences,
+        seeds=[read_config(directory).seed for directory in done],
         accuracies=[summary["metrics"]["test/accuracy"] for summary in tested],
         seconds=[summary["seconds"] for summary in tested],
+        train_macs=[summary["train_macs"] for summary in tested],
+        cpu_seconds=[summary["cpu_seconds"] for summary in tested],
+        one_resolution=one_resolution,
         parameters=first.get("parameters"),
         macs=first.get("macs"),
         unfinished=[
             f"{summary['status']} {directory}"
             for directory, summary in summaries.items()
-            if summary not in tested
+            if directory not in done
         ],
     )
 

@@ -50,6 +50,11 @@ class Plan:
     validate_every: int = 1
 
     @property
+    def macs_at(self) -> dict[int, int]:
+        """`macs` by resolution, px."""
+        return {stage.resolution: macs for stage, macs in zip(self.stages, self.macs, strict=True)}
+
+    @property
     def cost(self) -> float:
         """Training's MACs as a share of what every epoch at the end of the range would take."""
         return self.training_macs.of(self.stages) / self.training_macs.of([self.constant])

@@ -47,7 +47,8 @@ def show_result(
     table.add_row("validation accuracy", f"{validation} (best, epoch {summary['best_epoch'] + 1})")
     table.add_row("parameters", f"{plan.parameters:,}")
     table.add_row("MACs", f"{short_number(plan.evaluation_macs)} at {plan.evaluation_resolution} px")
-    table.add_row("training speed", f"{summary['images_per_second']:.0f} images/s")
+    spent = f"{short_number(summary['train_macs'])} MACs, {summary['cpu_seconds']:.0f} CPU seconds"
+    table.add_row("training", f"{spent}, {summary['images_per_second']:.0f} images/s")
     if summary.get("compile_seconds"):
         table.add_row("compiling", f"{summary['compile_seconds']:.0f} s more")
     table.add_row("peak memory", f"{summary['peak_memory_bytes'] / 2**20:.0f} MiB")
