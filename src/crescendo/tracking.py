@@ -19,6 +19,7 @@ from rich import get_console
 from rich.logging import RichHandler
 from torch import Tensor
 
+from crescendo.analysis.costs import TRAINING_PASSES
 from crescendo.classifier import ImageClassifier
 from crescendo.compilation import CompileClock
 from crescendo.curriculum.schedule import Curriculum
@@ -29,10 +30,6 @@ from crescendo.stopwatch import Stopwatch
 from crescendo.wandb_run import WandbRun
 
 log = logging.getLogger(__name__)
-
-# A training step in forward passes: the backward pass makes two products, for weights and for inputs,
-# where the forward pass makes one. The first layer needs no gradient of the images: not subtracted.
-PASSES = 3
 
 
 def show_messages() -> None:
@@ -295,7 +292,7 @@ class StepMetrics(L.Callback):
             return
         stage = classifier.stage
         self._images += images
-        self._train_macs += PASSES * images * self.macs[stage.resolution]
+        self._train_macs += TRAINING_PASSES * images * self.macs[stage.resolution]
         self._seconds += seconds
         self._cpu_seconds += float(over_devices(torch.tensor(cpu_seconds, device=classifier.device)))
         self._epoch_seconds += seconds

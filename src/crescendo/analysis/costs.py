@@ -16,6 +16,10 @@ from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 
+# A training step in forward passes: the backward pass makes two products, for weights and for inputs,
+# where the forward pass makes one. The first layer needs no gradient of the images: not subtracted.
+TRAINING_PASSES = 3
+
 
 def count_parameters(net: nn.Module) -> int:
     """How many numbers the optimizer may change."""

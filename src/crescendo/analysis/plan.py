@@ -8,7 +8,13 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from crescendo.analysis.costs import check_resolution, count_macs_on_meta, count_parameters, on_meta
+from crescendo.analysis.costs import (
+    TRAINING_PASSES,
+    check_resolution,
+    count_macs_on_meta,
+    count_parameters,
+    on_meta,
+)
 from crescendo.analysis.speed import Speeds
 from crescendo.curriculum.budget import TrainingCost
 from crescendo.curriculum.schedule import Curriculum, Ramp, Stage
@@ -16,7 +22,6 @@ from crescendo.errors import UserError
 from crescendo.optim import Schedule
 
 MOST_ROWS = 16  # of stages that are shown: of more, the first and the last
-TRAINING_PASSES = 3  # of a step, in MACs of the forward pass: forward, and twice as many backward
 
 
 @dataclass(frozen=True)
