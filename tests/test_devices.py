@@ -2,6 +2,8 @@
 
 import csv
 import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -121,3 +123,32 @@ def test_senet154_on_four_processes(tmp_path):
     assert list(run.parent.iterdir()) == [run]
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_two_nodes_share_a_directory(tmp_path, launcher):
+    """Two nodes on one machine: what each of them starts, and the environment that it gives."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    training = (*TINY, "logger=csv", "trainer.num_nodes=2", "trainer.devices=1")
+    agent = ("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d")
+    agent += (f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=1")
+    cluster = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "training", "SLURM_LOCALID": "0"}
+    cluster |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}
+    cluster |= {"SLURM_NODELIST": "localhost", "MASTER_PORT": str(port)}
+
+    def start(node):
+        script = (str(REPOSITORY / "train.py"), *training)
+        if launcher == "torchrun":
+            return command(*agent, *script, cwd=tmp_path)
+        return command(*script, cwd=tmp_path, **cluster, SLURM_PROCID=str(node), SLURM_NODEID=str(node))
+
+    with ThreadPoolExecutor(2) as pool:
+        for ended in pool.map(start, range(2)):
+            assert ended.returncode == 0, ended.stderr
+    run = only_run(tmp_path)
+    assert list(run.parent.iterdir()) == [run]
+    with (run / "confusion_matrix.csv").open() as file:
+        rows = list(csv.reader(file))[1:]
+    assert sum(int(cell) for row in rows for cell in row[1:]) == 40  # each test image once, over both
