@@ -57,10 +57,9 @@ def _epochs_within(budget: Budget, config: DictConfig, experiment: Experiment, s
     epochs = fit_epochs(cost, stages_of, budget.amount, fewest)
     if epochs is None:
         least = cost.of(stages_of(fewest))
-        shown = f"{math.ceil(least)}s" if budget.kind == "seconds" else f"{math.ceil(least / 1e6)}MMAC"
         raise UserError(
             f"budget={config.budget} is too small for {fewest} epochs, the fewest that these stages and "
-            f"their warm-up take: give budget={shown} or more."
+            f"their warm-up take: give budget={Budget(least, budget.kind)} or more."
         )
     return epochs
 

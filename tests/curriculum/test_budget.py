@@ -25,6 +25,20 @@ def test_another_text_is_refused(text):
         Budget.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("amount", "kind", "text"),
+    [
+        (61.2, "seconds", "62s"),
+        (17_467_666e6, "macs", "17.47TMAC"),
+        (3e9, "macs", "3GMAC"),
+        (1e4, "macs", "0.01MMAC"),
+    ],
+)
+def test_a_budget_is_shown_rounded_up_as_it_is_typed(amount, kind, text):
+    assert str(Budget(amount, kind)) == text
+    assert Budget.parse(text).amount >= amount
+
+
 def curriculum(epochs):
     return Curriculum(epochs, Ramp(16, 32), 2).plan
 

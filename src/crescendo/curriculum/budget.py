@@ -1,5 +1,6 @@
 """How many epochs a budget of time or computation pays for. Pure, as the schedule is."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,13 @@ class Budget:
         if number > 0 and unit.removesuffix("s") in MACS:
             return cls(number * MACS[unit.removesuffix("s")], "macs")
         raise ValueError(f"a number above 0 and a unit ({', '.join([*SECONDS, *MACS])}): 20min, 5TMAC")
+
+    def __str__(self) -> str:
+        """As it is typed: whole seconds, or MACs to a hundredth of their unit, rounded up."""
+        if self.kind == "seconds":
+            return f"{math.ceil(self.amount)}s"
+        unit = next((unit for unit, size in reversed(MACS.items()) if self.amount >= size), "MMAC")
+        return f"{math.ceil(self.amount / MACS[unit] * 100) / 100:g}{unit}"
 
 
 @dataclass(frozen=True)
