@@ -76,6 +76,11 @@ def test_the_arms_of_the_ablation_differ_in_what_they_say(configuration):
         smoothing[arm] = [stage.knobs["label_smoothing"] for stage in experiment.curriculum.plan]
         if arm == "size_and_regularization":
             spent = experiment.plan.cost * 15
+    drawn = prepare(configuration("experiment=progressive_ablation", "arm=random_size", "data=synthetic"))
+    sizes = [stage.resolution for stage in drawn.curriculum.plan]
+    assert len(sizes) == 15
+    assert {16, 28} < set(sizes) <= {16, 20, 24, 28}
+    assert sizes != sorted(sizes)
     assert plans == {
         "fixed": [(15, 28)],
         "size_only": [(5, 16), (5, 24), (5, 28)],
