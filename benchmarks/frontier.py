@@ -43,7 +43,7 @@ def append(path: Path, result: Result) -> None:
         writer = csv.writer(file, lineterminator="\n")
         if new:
             writer.writerow(Result._fields)
-        writer.writerow([f"{value:.5g}" if isinstance(value, float) else value for value in result])
+        writer.writerow(result)
     print(*result, flush=True)
 
 

@@ -182,8 +182,8 @@ def train(
         number,
         getattr(budget, arm),
         seed,
-        summary["metrics"]["val/accuracy"],
-        summary["metrics"]["test/accuracy"],
+        round(summary["metrics"]["val/accuracy"], 5),
+        round(summary["metrics"]["test/accuracy"], 5),
         summary["train_macs"],
         summary["cpu_seconds"],
     )
