@@ -18,6 +18,7 @@ OPTIONS = [
     for group in GROUPS
     for path in sorted((REPOSITORY / "conf" / group).glob("*.yaml"))
 ]
+LARGE = ("efficientnetv2_m", "efficientnetv2_l")  # half a minute a step
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
 
 
@@ -40,7 +41,10 @@ def test_every_option_composes_and_fits(option, configuration, image_folder):
     check_arguments(config)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param(name, marks=pytest.mark.slow) if name.startswith(LARGE) else name for name in EXPERIMENTS],
+)
 def test_every_experiment_is_built_and_takes_a_step(experiment, configuration, image_folder):
     config = configuration(f"experiment={experiment}")
     if config.data.name == "folder":  # large nets at large resolutions

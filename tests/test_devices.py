@@ -27,7 +27,7 @@ def losses(run):
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_processes_train_as_one_does(tmp_path, uninterrupted, parts):
     overrides = (*EXACT, f"trainer.accumulate_grad_batches={parts}")
     one, two = uninterrupted(*overrides), uninterrupted(*overrides, "trainer.devices=2")
@@ -43,7 +43,7 @@ def test_two_processes_train_as_one_does(tmp_path, uninterrupted, parts):
     assert sum(counts) == 45
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_epoch_draws_each_image_at_most_once_also_when_it_is_resumed(tmp_path, ranks):
     overrides = (*TRAINING, "data.source.samples=181", f"trainer.devices={ranks}")
     launch = TORCHRUN if ranks > 1 else ()

@@ -53,7 +53,12 @@ def weights(run):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "devices"), [("sgd", 1), ("sgd", 2), pytest.param("adamw", 1, marks=pytest.mark.slow)]
+    ("optimizer", "devices"),
+    [
+        ("sgd", 1),
+        pytest.param("sgd", 2, marks=pytest.mark.slow),
+        pytest.param("adamw", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_frozen_weights_stay_and_the_run_may_be_resumed_meanwhile(
     tmp_path, uninterrupted, optimizer, devices

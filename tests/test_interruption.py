@@ -72,7 +72,13 @@ def wait_for_end(number):
 
 
 @pytest.mark.parametrize(
-    ("number", "devices"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGINT, 2)]
+    ("number", "devices"),
+    [
+        (signal.SIGINT, 1),
+        (signal.SIGTERM, 2),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_a_run_at_its_next_step(tmp_path, uninterrupted, number, devices):
     overrides = (*LONGER, f"trainer.devices={devices}")
@@ -94,12 +100,12 @@ def test_a_signal_ends_a_run_at_its_next_step(tmp_path, uninterrupted, number, d
     ("place", "devices", "workers"),
     [
         ("training_step:3", 1, 0),  # the epoch's last: its validation is still to come
-        ("validation_step:0", 1, 0),
         ("validation_step:3", 1, 2),  # the last
-        ("test_step:0", 1, 0),
-        ("test_step:0", 1, 2),
         ("validation_step:1", 2, 0),
-        ("test_step:0", 2, 0),
+        ("test_step:0", 1, 2),
+        pytest.param("validation_step:0", 1, 0, marks=pytest.mark.slow),
+        pytest.param("test_step:0", 1, 0, marks=pytest.mark.slow),
+        pytest.param("test_step:0", 2, 0, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_at_an_epochs_end_loses_nothing(tmp_path, uninterrupted, place, devices, workers):

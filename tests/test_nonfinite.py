@@ -38,7 +38,7 @@ def test_the_run_stops_before_it_saves_what_is_not_finite(tmp_path):
     assert entry["indices"] == drawn.flatten().tolist()
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_run_goes_on_without_those_draws(tmp_path, devices):
     overrides = (*TRAINING, "callbacks.checkpoint.every_n_steps=null", f"trainer.devices={devices}")
     one, two = tmp_path / "at once", tmp_path / "later"

@@ -23,12 +23,12 @@ def killed(step, *overrides, cwd):
     ("step", "overrides"),
     [
         (EPOCHS_END, ()),
-        (2 * EPOCHS_END, ("data.num_workers=2",)),
-        (5, ()),
+        pytest.param(2 * EPOCHS_END, ("data.num_workers=2",), marks=pytest.mark.slow),
+        pytest.param(5, (), marks=pytest.mark.slow),
         (11, ("data.num_workers=2",)),  # in the second curriculum stage
         (7, ("trainer.accumulate_grad_batches=2", *DROPPING)),
-        (EPOCHS_END, ("trainer.check_val_every_n_epoch=2",)),
-        (6, ("trainer.check_val_every_n_epoch=2",)),
+        pytest.param(EPOCHS_END, ("trainer.check_val_every_n_epoch=2",), marks=pytest.mark.slow),
+        pytest.param(6, ("trainer.check_val_every_n_epoch=2",), marks=pytest.mark.slow),
         (6, ("trainer.devices=2",)),
     ],
 )

@@ -1,5 +1,7 @@
 """Building an experiment from its configuration, without training it."""
 
+import shlex
+
 import pytest
 import torch
 
@@ -54,14 +56,15 @@ def test_the_readme_speaks_of_options_that_exist(configuration):
     from commands import REPOSITORY
 
     lines = [
-        line.split("#")[0].split()[2:]
+        shlex.split(line, comments=True)[2:]
         for line in (REPOSITORY / "README.md").read_text().splitlines()
         if line.startswith("python train.py")
     ]
     assert len(lines) >= 8
     for words in lines:
         overrides = [word for word in words if word not in ("-m", "--help")]
-        overrides = [word.split(",")[0] if "-m" in words else word for word in overrides]
+        swept = "-m" in words or any(word.startswith("sweep=") for word in words)
+        overrides = [word.split(",")[0].replace("tag(log", "0.1") if swept else word for word in overrides]
         overrides = [word.replace("data.root=photos", "data.root=tests") for word in overrides]
         validate(configuration(*overrides, *(["data.num_classes=2"] if "data=folder" in overrides else [])))
 

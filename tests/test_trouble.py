@@ -11,6 +11,8 @@ from commands import REPOSITORY, command, only_run, train
 from test_interruption import LONGER, children, ended, started, wait_for_checkpoint, wait_for_end
 from whole_runs import TRAINING, assert_same_end
 
+from crescendo.training import _worker_error
+
 
 def status(run):
     return json.loads((run / "summary.json").read_text())["status"]
@@ -50,6 +52,17 @@ def test_a_directory_that_cannot_be_made_stops_before_the_training(tmp_path):
     assert refused.returncode == 2
     assert "cannot be made" in refused.stderr
     assert "Set runs_dir=" in refused.stderr
+
+
+def test_a_worker_that_is_gone_is_told_from_other_errors():
+    lost = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.\nmore")
+    try:
+        raise ValueError from lost
+    except ValueError as error:
+        assert _worker_error(error) == "DataLoader worker (pid 7) is killed by signal: Killed."
+    for handing_over in (ConnectionResetError(104, "Connection reset by peer"), EOFError()):
+        assert _worker_error(handing_over) == "A DataLoader worker ended while it handed a batch over."
+    assert _worker_error(RuntimeError("shapes differ")) is None
 
 
 def test_a_loader_worker_that_is_killed_is_named(tmp_path, uninterrupted):

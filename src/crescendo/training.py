@@ -202,7 +202,7 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
         failed = False
         if torch.distributed.is_initialized():  # else its threads outlive what they use, now and then
             torch.distributed.destroy_process_group()
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError, EOFError) as error:
         lost = signals.lost_rank(seconds=2.0)
         if lost is not None:
             raise UserError(f"{lost}: see its messages above. {_go_on(run)}") from error
@@ -279,7 +279,12 @@ def _fit(
 
 
 def _worker_error(error: BaseException | None) -> str | None:
-    """What torch said of a loader worker that is gone: anywhere in the chain, since a signal brings it."""
+    """What torch said of a loader worker that is gone: anywhere in the chain, since a signal brings it.
+
+    torch says nothing of one that goes while it hands a batch over.
+    """
+    if isinstance(error, ConnectionError | EOFError):
+        return "A DataLoader worker ended while it handed a batch over."
     while error is not None:
         if "DataLoader worker" in str(error):
             return str(error).splitlines()[0]

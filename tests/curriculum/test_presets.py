@@ -152,7 +152,7 @@ def test_what_alexnet_cannot_follow_is_refused(overrides, message, configuration
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg11"])
+@pytest.mark.parametrize("name", ["alexnet", pytest.param("vgg11", marks=pytest.mark.slow)])
 def test_nets_with_fully_connected_heads_train_through_all_stages(name, configuration):
     """One optimizer step of two images in each stage, at its resolution and its knobs."""
     config = configuration(

@@ -21,7 +21,12 @@ QUICK = ("lenet5", "lenet5_modern", "resnet20", "resnet50", "se_resnet50", "mobi
 NETS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_models()]
 
 # The others' heads flatten maps of several pixels: a transposition by definition.
-GLOBALLY_POOLED = [name for name in list_models() if not name.startswith(("lenet", "alexnet", "vgg"))]
+DEEP = ("resnet110", "resnet1202", "efficientnet_b7", "efficientnet_v2_l", "efficientnet_v2_xl")
+GLOBALLY_POOLED = [
+    pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name
+    for name in list_models()
+    if not name.startswith(("lenet", "alexnet", "vgg"))
+]
 
 # Those that benchmarks/models.py measures against torchvision's.
 INDUCTOR = ("resnet50", "vgg16", "googlenet_bn", "mobilenet_v2", "efficientnet_b0", "efficientnet_v2_s")
