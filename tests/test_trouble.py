@@ -56,10 +56,9 @@ def test_a_directory_that_cannot_be_made_stops_before_the_training(tmp_path):
 
 def test_a_worker_that_is_gone_is_told_from_other_errors():
     lost = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.\nmore")
-    try:
-        raise ValueError from lost
-    except ValueError as error:
-        assert _worker_error(error) == "DataLoader worker (pid 7) is killed by signal: Killed."
+    found = ValueError()
+    found.__cause__ = lost
+    assert _worker_error(found) == "DataLoader worker (pid 7) is killed by signal: Killed."
     for handing_over in (ConnectionResetError(104, "Connection reset by peer"), EOFError()):
         assert _worker_error(handing_over) == "A DataLoader worker ended while it handed a batch over."
     assert _worker_error(RuntimeError("shapes differ")) is None
