@@ -100,9 +100,9 @@ def test_a_signal_ends_a_run_at_its_next_step(tmp_path, uninterrupted, number, d
     ("place", "devices", "workers"),
     [
         ("training_step:3", 1, 0),  # the epoch's last: its validation is still to come
-        ("validation_step:3", 1, 2),  # the last
-        ("validation_step:1", 2, 0),
         ("test_step:0", 1, 2),
+        pytest.param("validation_step:3", 1, 2, marks=pytest.mark.slow),  # the last
+        pytest.param("validation_step:1", 2, 0, marks=pytest.mark.slow),
         pytest.param("validation_step:0", 1, 0, marks=pytest.mark.slow),
         pytest.param("test_step:0", 1, 0, marks=pytest.mark.slow),
         pytest.param("test_step:0", 2, 0, marks=pytest.mark.slow),
