@@ -7,6 +7,7 @@ import pytest
 from commands import TINY, command, crescendo, only_run, train
 from omegaconf import OmegaConf
 
+from crescendo.config import validate
 from crescendo.errors import UserError
 from crescendo.targets import check_arguments
 
@@ -84,6 +85,7 @@ def test_a_target_from_elsewhere_is_refused_by_name(run, target):
 )
 def test_what_is_no_class_and_no_factory_is_not_called(configuration, target, why):
     config = configuration(f"+callbacks.mine._target_={target}")
+    validate(config)  # its package is trusted
     with pytest.raises(UserError, match=rf"callbacks\.mine\._target_={target}: refused\. {why}"):
         check_arguments(config)
 
