@@ -26,10 +26,11 @@ SLURM = {
 }
 
 
-def started(script, *arguments, cwd, **environment):
+def started(script, *arguments, cwd, start_new_session=False, **environment):
     return subprocess.Popen(
         [sys.executable, str(script), *arguments],
         cwd=cwd,
+        start_new_session=start_new_session,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -91,6 +92,23 @@ def test_a_signal_ends_a_run_at_its_next_step(tmp_path, uninterrupted, number, d
     run = only_run(tmp_path)
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["error"]) == ("interrupted", f"interrupted by {number.name}")
+    resumed = train(f"resume={run}", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_end(run, uninterrupted(*overrides))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_is_one_signal(tmp_path, uninterrupted, number):
+    """As Ctrl-C and `timeout` send it: to the loader's workers, too."""
+    overrides = (*LONGER, "data.num_workers=2")
+    process = started(REPOSITORY / "train.py", *overrides, cwd=tmp_path, start_new_session=True)
+    wait_for_checkpoint(process, tmp_path)
+    os.killpg(process.pid, number)
+    code, said, _ = ended(process)
+    assert code == 128 + number, said
+    assert "again" not in said
+    run = only_run(tmp_path)
+    assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
     resumed = train(f"resume={run}", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_end(run, uninterrupted(*overrides))

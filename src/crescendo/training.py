@@ -25,7 +25,7 @@ from crescendo.config import validate
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.data import ImageData
 from crescendo.devices import check_devices, set_up_ddp
-from crescendo.errors import UserError
+from crescendo.errors import Interrupted, UserError
 from crescendo.experiment import Experiment, plain_values, prepare
 from crescendo.interruption import Interruption, Signals, signals_noted
 from crescendo.nonfinite import NonFiniteError, Windows
@@ -203,6 +203,10 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
         if torch.distributed.is_initialized():  # else its threads outlive what they use, now and then
             torch.distributed.destroy_process_group()
     except (RuntimeError, ConnectionError, EOFError) as error:
+        if (
+            signals.agreed and signals.told
+        ):  # saved: a worker that ended, too, is no failure
+            raise Interrupted(signals.told) from error
         lost = signals.lost_rank(seconds=2.0)
         if lost is not None:
             raise UserError(f"{lost}: see its messages above. {_go_on(run)}") from error

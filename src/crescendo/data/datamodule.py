@@ -12,6 +12,7 @@ from crescendo.curriculum.schedule import Curriculum
 from crescendo.data.sampler import Draws, EvaluationSampler, TrainingSampler
 from crescendo.data.sources import Images, Sets, split, stratified_share
 from crescendo.data.transforms import Transform
+from crescendo.data.workers import leave_signals_to_the_run
 from crescendo.errors import UserError
 
 
@@ -195,6 +196,7 @@ class ImageData(L.LightningDataModule):
             batch_sampler=sampler,
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_the_run,
             persistent_workers=self.num_workers > 0 and not once,
             pin_memory=torch.cuda.is_available(),
         )
