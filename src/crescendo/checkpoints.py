@@ -24,7 +24,9 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from crescendo.errors import UserError
+from crescendo.runs import best_checkpoint, sync_directory
 
+FORMAT = 1  # of what a training goes on from; another one is another version's
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 RUNNING_EVALUATION = {
     "ready": 1,
@@ -97,6 +99,11 @@ def find_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
             damaged.append(path)
             log.warning("%s", error)
             continue
+        if checkpoint.get("format") != FORMAT:
+            raise UserError(
+                f"{path} was written by another version of crescendo: resume the run with that one "
+                f"(git_revision in its summary.json), or use it as it is with crescendo evaluate."
+            )
         for other in damaged:
             _put_aside(other)
         if damaged:
@@ -105,6 +112,23 @@ def find_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
     if damaged:
         raise UserError(f"no checkpoint of {run} can be read: {', '.join(path.name for path in damaged)}.")
     return None
+
+
+def load_best(run: Path) -> dict[str, Any]:
+    """What the run's test is of: best.ckpt, or last.ckpt where that is damaged, with a warning.
+
+    Raises:
+        UserError: neither can be read.
+    """
+    best = best_checkpoint(run)
+    try:
+        return load_checkpoint(best)
+    except UserError as error:
+        last = best.with_name(LAST)
+        if best.name == LAST or not last.is_file():
+            raise
+        log.warning("%s The run is tested with %s.", error, last)
+        return load_checkpoint(last)
 
 
 @rank_zero_only
@@ -201,12 +225,20 @@ class BestCheckpoint(ModelCheckpoint):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        checkpoint["format"] = FORMAT
+        checkpoint["should_stop"] = trainer.should_stop  # EarlyStopping has decided by now
         if self._inside_validation:  # Lightning goes on from a validation's first batch, as if it had run
             checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = {
                 "total": dict(RUNNING_EVALUATION),
                 "current": dict(RUNNING_EVALUATION),
                 "is_last_batch": False,
             }
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A training that had stopped early has nothing left but its test."""
+        trainer.should_stop = checkpoint["should_stop"]
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         best = self.best_k_models.get(self.kth_best_model_path)
@@ -249,6 +281,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if target.name == LAST and target.exists():
                 target.replace(target.with_name(PREVIOUS))
             partial.replace(target)
+            sync_directory(target.parent)
         except RuntimeError as error:
             partial.unlink(missing_ok=True)
             if isinstance(error.__context__, OSError):  # torch's writer hides that the disk is full

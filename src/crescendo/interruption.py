@@ -220,7 +220,8 @@ class Interruption(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.awaited = False
-        if self._read() or (self._group is None and self.signals.told):
+        self._agreed = self._agreed or self._read()
+        if self._agreed or (self._group is None and self.signals.told):
             self._end(trainer)
 
     def _agree(self) -> int:

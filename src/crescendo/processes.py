@@ -72,7 +72,14 @@ def run_process(
         assert process.stderr is not None
         reader = threading.Thread(target=_show, args=(process.stderr.fileno(), tail), daemon=True)
         reader.start()
-        code = process.wait()
+        try:
+            code = process.wait()
+        except BaseException:  # submitit ends this process so when a SLURM job's time is over
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS[0])
+            _kill_group(process.pid)
+            raise
         for limit in limits:
             limit.cancel()
         reader.join(LEFTOVER_SECONDS)  # other ranks share the pipe: it ends with the last of them

@@ -51,6 +51,10 @@ def find_run(config: DictConfig, *, rank_zero: bool) -> Path:
         UserError: it is no run, it is finished, or a living process holds it; or `auto` finds none.
     """
     if config.resume == "auto":
+        if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ:
+            raise UserError(
+                "resume=auto: the tasks of an srun cannot agree on a run: give resume=<run directory>."
+            )
         return _newest_unfinished(Path(config.runs_dir) / config.name, rank_zero=rank_zero)
     directory = Path(config.resume).expanduser().absolute()
     read_config(directory)  # refuses what is no run
@@ -103,6 +107,8 @@ def resumed_config(config: DictConfig, overrides: Sequence[str], directory: Path
     """
     theirs = read_config(directory)
     typed = _typed(config, overrides)
+    if theirs.get("budget") and theirs.budget == config.budget:  # which gave the run its epochs
+        config.trainer.max_epochs = theirs.trainer.max_epochs
     given, own = (dict(_leaves(resolved(each))) for each in (config, theirs))
     differences = {
         key: f"{key}: {own.get(key)!r} in the run, {given.get(key)!r} was given"

@@ -43,7 +43,7 @@ EARLIER_ATTEMPT = re.compile(r"^\d+\.(failed|interrupted)-\d+$")  # of a sweep's
 PACKAGES = ("crescendo", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 SUMMARY = (
     "status",  # finished, failed, interrupted, or pruned by a study
-    "seconds",
+    "seconds",  # in all processes that trained it; of one that was killed they are not known
     "images_per_second",  # of training alone
     "compile_seconds",  # of torch.compile, which images_per_second leaves out; 0 without
     "bn_refresh_seconds",  # of taking batch norm's statistics anew for validations; null without
@@ -148,7 +148,8 @@ def _record(run: Run, config: DictConfig, overrides: Sequence[str]) -> Iterator[
     roots = [logging.getLogger(name) for name in ("crescendo", "lightning.pytorch", "py.warnings")]
     for root in roots:
         root.addHandler(handler)
-    begin = time.perf_counter()
+    begin = time.perf_counter() - (read_summary(directory).get("seconds") or 0.0)  # of a run that goes on
+    (directory / "summary.json").unlink(missing_ok=True)
     run.summary |= dict.fromkeys(SUMMARY) | {"status": "failed", "metrics": {}, "not_applied": []}
     run.summary |= {"git_revision": git_revision(), "packages": _versions()}
     try:
@@ -185,11 +186,24 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
+        sync_directory(path.parent)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory survive a loss of power, too."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

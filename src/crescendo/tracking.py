@@ -287,7 +287,8 @@ class StepMetrics(L.Callback):
         seconds -= compiling
         if not math.isfinite(loss):
             raise NonFiniteError(self._window(trainer))
-        self._unchecked = _batches_done(trainer)
+        # What its own step made of the weights, the newest loss does not tell.
+        self._unchecked = max(self._unchecked, _batches_done(trainer) - trainer.accumulate_grad_batches)
         if images == 0:
             return
         stage = classifier.stage

@@ -18,7 +18,7 @@ from rich import get_console
 
 from crescendo.analysis.plan import show_plan
 from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
-from crescendo.checkpoints import AtomicCheckpointIO, clean_partials, find_checkpoint, load_checkpoint
+from crescendo.checkpoints import AtomicCheckpointIO, clean_partials, find_checkpoint, load_best
 from crescendo.classifier import ImageClassifier
 from crescendo.compilation import CompileClock, compile_net
 from crescendo.config import validate
@@ -36,7 +36,6 @@ from crescendo.runs import (
     JOB_DIRECTORY_VARIABLE,
     RUN_DIRECTORY_VARIABLE,
     Run,
-    best_checkpoint,
     recording,
     storage_errors,
 )
@@ -66,6 +65,10 @@ def run(config: DictConfig) -> dict[str, float]:
     """
     overrides = _overrides()
     validate(config)
+    if config.data.get("root"):
+        config.data.root = _absolute(config.data.root)
+    if config.weights is not None and Path(config.weights).expanduser().exists():
+        config.weights = _absolute(config.weights)  # as the run records it
     config.resume = config.resume or requeued_run(config)
     if config.resume is not None:
         directory = _told_directory() or shared_choice(
@@ -78,10 +81,6 @@ def run(config: DictConfig) -> dict[str, float]:
     if config.budget is not None and config.resume is None:
         refuse_lengths_beside_budget(config, overrides)
     show_messages()
-    if config.data.get("root"):
-        config.data.root = _absolute(config.data.root)
-    if config.weights is not None and Path(config.weights).expanduser().exists():
-        config.weights = _absolute(config.weights)
     experiment, speeds = plan_training(config, overrides)
     if _is_rank_zero():
         get_console().print(show_plan(experiment.plan, speeds, config.budget))
@@ -181,7 +180,7 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
     failed = True
     try:
         trainer, classifier, data = _fit(config, experiment, run, signals, loggers)
-        best = load_checkpoint(best_checkpoint(run.directory))
+        best = load_best(run.directory)
         classifier.load_state_dict(best["state_dict"])  # the averages, under EMA
         metrics = dict(best["validation"])
         if not run.pruned:
@@ -203,11 +202,9 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
         if torch.distributed.is_initialized():  # else its threads outlive what they use, now and then
             torch.distributed.destroy_process_group()
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if (
-            signals.agreed and signals.told
-        ):  # saved: a worker that ended, too, is no failure
+        if signals.agreed and signals.told:  # saved: a worker that ended, too, is no failure
             raise Interrupted(signals.told) from error
-        lost = signals.lost_rank(seconds=2.0)
+        lost = signals.lost_rank(seconds=2.0) if _is_of_communication(error) else None
         if lost is not None:
             raise UserError(f"{lost}: see its messages above. {_go_on(run)}") from error
         worker = _worker_error(error)
@@ -280,6 +277,13 @@ def _fit(
             experiment = prepare(config)
         else:
             return trainer, classifier, data
+
+
+def _is_of_communication(error: Exception) -> bool:
+    """Whether another rank may be the reason; an error of one's own is one that all ranks may have."""
+    if isinstance(error, torch.distributed.DistError | ConnectionError):
+        return True
+    return any(sign in str(error) for sign in ("gloo", "Connection closed", "Connection reset"))
 
 
 def _worker_error(error: BaseException | None) -> str | None:

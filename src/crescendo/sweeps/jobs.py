@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from hydra.core.hydra_config import HydraConfig
 
-from crescendo.errors import UserError
+from crescendo.errors import EXIT_CODE, UserError
 from crescendo.processes import PASSED_ON, Ended, run_process
 from crescendo.runs import JOB_DIRECTORY_VARIABLE, RUN_DIRECTORY_VARIABLE, read_summary, write_whole
 
@@ -155,9 +155,12 @@ def _outcome(directory: Path, ended: Ended) -> tuple[str, str | None]:
     if ended.code == 0 and (ended.told is None or summary["status"] in DONE):
         return "pruned" if summary["status"] == "pruned" else "finished", None
     stopped = ended.told is not None or -ended.code in KILLED or ended.code - 128 in PASSED_ON
-    if stopped or summary["status"] == "interrupted":
+    recorded = (
+        summary["status"] == "interrupted" and ended.code != EXIT_CODE
+    )  # else it is of an earlier process
+    if stopped or recorded:
         return "interrupted", ended.reason
-    return "failed", summary.get("error") or ended.reason
+    return "failed", (summary["status"] == "failed" and summary.get("error")) or ended.reason
 
 
 def _make_room(directory: Path, status: str) -> None:
