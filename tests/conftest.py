@@ -1,5 +1,6 @@
 """What several tests need: composed configurations, a small folder of images."""
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from PIL import Image
+
+# Before torch is imported: each test process has a core of its own, which threads that wait would take.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -1,11 +1,19 @@
+import logging
 import pickle
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 
-from crescendo.checkpoints import AtomicCheckpointIO, BestCheckpoint, load_checkpoint
+from crescendo.checkpoints import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    find_checkpoint,
+    load_best,
+    load_checkpoint,
+)
 from crescendo.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -28,14 +36,14 @@ class Scored(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def fit(tmp_path, scores, mode="max", every=1):
+def fit(tmp_path, scores, mode="max", every=1, callbacks=(), resume=None):
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
         max_epochs=len(scores),
         num_sanity_val_steps=0,
         check_val_every_n_epoch=every,
-        callbacks=[BestCheckpoint(mode=mode)],
+        callbacks=[BestCheckpoint(mode=mode), *callbacks],
         plugins=[AtomicCheckpointIO()],
         logger=False,
         enable_progress_bar=False,
@@ -43,7 +51,8 @@ def fit(tmp_path, scores, mode="max", every=1):
         default_root_dir=tmp_path,
         log_every_n_steps=1,
     )
-    trainer.fit(Scored(scores), *[torch.utils.data.DataLoader(torch.zeros(1))] * 2)
+    loader = torch.utils.data.DataLoader(torch.zeros(1))
+    trainer.fit(Scored(scores), loader, loader, ckpt_path=resume)
     places = {path.name: path for path in (tmp_path / "checkpoints").iterdir()}
     assert set(places) == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     return {name: torch.load(path, weights_only=True) for name, path in places.items()}
@@ -72,6 +81,47 @@ def test_an_epoch_without_validation_leaves_its_weights(tmp_path):
     checkpoints = fit(tmp_path, [0.5, 0.6, 0.7], every=2)
     assert checkpoints["best.ckpt"]["state_dict"]["weight"].item() == 2
     assert checkpoints["last.ckpt"]["state_dict"]["weight"].item() == 3
+
+
+def test_a_training_that_had_stopped_early_has_nothing_left(tmp_path):
+    def stopping():
+        return [EarlyStopping("val/accuracy", mode="max", patience=1)]
+
+    scores = [0.5, 0.4, 0.3, 0.9]
+    stopped = fit(tmp_path, scores, callbacks=stopping())["last.ckpt"]
+    assert stopped["global_step"] < len(scores)
+    last = str(tmp_path / "checkpoints" / "last.ckpt")
+    resumed = fit(tmp_path, scores, callbacks=stopping(), resume=last)["last.ckpt"]
+    assert resumed["global_step"] == stopped["global_step"]
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A run's directory with checkpoints of three epochs."""
+    fit(tmp_path, [0.5, 0.6, 0.7])
+    return tmp_path
+
+
+def test_a_checkpoint_of_another_version_is_refused(written):
+    path = written / "checkpoints" / "last.ckpt"
+    assert find_checkpoint(written)[0] == path
+    checkpoint = load_checkpoint(path)
+    del checkpoint["format"]
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match="written by another version of crescendo"):
+        find_checkpoint(written)
+
+
+def test_a_damaged_best_checkpoint_gives_way_to_the_last(written, caplog):
+    best, last = (written / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    best.write_bytes(best.read_bytes()[:-100])
+    with caplog.at_level(logging.WARNING, logger="crescendo"):
+        assert load_best(written)["epoch"] == load_checkpoint(last)["epoch"]
+    assert "best.ckpt is not a checkpoint" in caplog.text
+    assert f"is tested with {last}" in caplog.text
+    last.unlink()
+    with pytest.raises(UserError, match=r"best\.ckpt is not a checkpoint"):
+        load_best(written)
 
 
 @pytest.fixture

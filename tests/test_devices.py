@@ -43,7 +43,8 @@ def test_two_processes_train_as_one_does(tmp_path, uninterrupted, parts):
     assert sum(counts) == 45
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_an_epoch_draws_each_image_at_most_once_also_when_it_is_resumed(tmp_path, ranks):
     overrides = (*TRAINING, "data.source.samples=181", f"trainer.devices={ranks}")
     launch = TORCHRUN if ranks > 1 else ()

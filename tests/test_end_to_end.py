@@ -2,12 +2,8 @@
 
 import csv
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -177,25 +173,6 @@ def test_two_processes_leave_one_directory(tmp_path):
     with (run / "confusion_matrix.csv").open() as file:
         rows = list(csv.reader(file))
     assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == 40  # each test image once
-
-
-def test_an_interrupted_run_says_so(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *TINY, "trainer.max_epochs=10000", "logger=csv"],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(tmp_path.rglob("last.ckpt")):
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert json.loads((only_run(tmp_path) / "summary.json").read_text())["status"] == "interrupted"
 
 
 @pytest.mark.parametrize(

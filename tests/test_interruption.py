@@ -97,7 +97,7 @@ def test_a_signal_ends_a_run_at_its_next_step(tmp_path, uninterrupted, number, d
     assert_same_end(run, uninterrupted(*overrides))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_to_the_whole_group_is_one_signal(tmp_path, uninterrupted, number):
     """As Ctrl-C and `timeout` send it: to the loader's workers, too."""
     overrides = (*LONGER, "data.num_workers=2")
@@ -118,7 +118,7 @@ def test_a_signal_to_the_whole_group_is_one_signal(tmp_path, uninterrupted, numb
     ("place", "devices", "workers"),
     [
         ("training_step:3", 1, 0),  # the epoch's last: its validation is still to come
-        ("test_step:0", 1, 2),
+        pytest.param("test_step:0", 1, 2, marks=pytest.mark.slow),
         pytest.param("validation_step:3", 1, 2, marks=pytest.mark.slow),  # the last
         pytest.param("validation_step:1", 2, 0, marks=pytest.mark.slow),
         pytest.param("validation_step:0", 1, 0, marks=pytest.mark.slow),

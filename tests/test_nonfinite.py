@@ -24,7 +24,7 @@ def weights(run, name="last.ckpt"):
 def test_the_run_stops_before_it_saves_what_is_not_finite(tmp_path):
     stopped = poisoned(2, *TRAINING, "callbacks.checkpoint.every_n_steps=null", cwd=tmp_path)
     assert stopped.returncode == 2
-    assert "not finite within epoch 2, batches 3 to 4, which end at step 8" in stopped.stderr
+    assert "not finite within epoch 2, batches 2 to 4, which end at step 8" in stopped.stderr
     assert "on_nonfinite=skip" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     run = only_run(tmp_path)
@@ -33,8 +33,8 @@ def test_the_run_stops_before_it_saves_what_is_not_finite(tmp_path):
     assert checkpoint["global_step"] == 4
     assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
     (entry,) = json.loads((run / "nonfinite.json").read_text())
-    assert entry["window"] == {"epoch": 1, "first": 2, "last": 3, "step": 8}
-    drawn = TrainingSampler(144, 32, curriculum=None, seed=0).batches(1)[2:4]
+    assert entry["window"] == {"epoch": 1, "first": 1, "last": 3, "step": 8}
+    drawn = TrainingSampler(144, 32, curriculum=None, seed=0).batches(1)[1:4]
     assert entry["indices"] == drawn.flatten().tolist()
 
 

@@ -1,7 +1,6 @@
 """Every notebook runs from top to bottom at its small setting, and says nothing on stderr."""
 
 import csv
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -14,8 +13,15 @@ from crescendo.models import list_models
 NOTEBOOKS = REPOSITORY / "notebooks"
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_runs_at_its_small_setting(path: Path, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(path.stem, marks=pytest.mark.slow if path.stem == "architectures" else ())
+        for path in sorted(NOTEBOOKS.glob("*.ipynb"))
+    ],
+)
+def test_runs_at_its_small_setting(name, tmp_path, monkeypatch):
+    path = NOTEBOOKS / f"{name}.ipynb"
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
     notebook = nbformat.read(path, as_version=4)

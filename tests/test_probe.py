@@ -130,6 +130,7 @@ def test_a_budget_trains_as_if_its_epochs_had_been_typed(tmp_path, uninterrupted
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_epochs_that_its_budget_gave(tmp_path):
     typed = [override for override in TINY if "max_epochs" not in override]
     assert train(*typed, "budget=700MMAC", "logger=csv", cwd=tmp_path).returncode == 0

@@ -29,7 +29,7 @@ def killed(step, *overrides, cwd):
         (7, ("trainer.accumulate_grad_batches=2", *DROPPING)),
         pytest.param(EPOCHS_END, ("trainer.check_val_every_n_epoch=2",), marks=pytest.mark.slow),
         pytest.param(6, ("trainer.check_val_every_n_epoch=2",), marks=pytest.mark.slow),
-        (6, ("trainer.devices=2",)),
+        pytest.param(6, ("trainer.devices=2",), marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_and_resumed_run_ends_as_one_that_was_not(tmp_path, uninterrupted, step, overrides):
@@ -88,6 +88,30 @@ def test_another_configuration_is_refused_and_shown(tmp_path):
     assert "logger" not in refused.stderr
     assert "resume_override=true" in refused.stderr
     assert not (run / "summary.json").exists()
+
+
+def test_what_is_typed_again_is_no_change(tmp_path, image_folder):
+    """A root that was relative, and a budget that became epochs."""
+    typed = (
+        *("data=folder", f"data.root={image_folder.relative_to(tmp_path)}", "data.batch_size=8"),
+        *("model=lenet5_modern", "curriculum.resolution.start=28", "callbacks.checkpoint.every_n_steps=1"),
+        *("budget=1GMAC", "trainer=cpu", "logger=csv"),
+    )
+    run = killed(2, *typed, cwd=tmp_path)
+    elsewhere = image_folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    refused = train(f"resume={run}", *typed, cwd=elsewhere)
+    assert refused.returncode == 2
+    assert "data.root" in refused.stderr
+    resumed = train(f"resume={run}", *typed, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "goes on after step 2" in " ".join(resumed.stdout.split())
+
+
+def test_the_newest_run_is_not_looked_for_by_every_task_of_srun(tmp_path):
+    refused = train("resume=auto", *TRAINING, cwd=tmp_path, SLURM_NTASKS="2", SLURM_STEP_ID="0")
+    assert refused.returncode == 2
+    assert "give resume=<run directory>" in refused.stderr
 
 
 def test_a_run_that_a_living_process_holds_is_not_taken(tmp_path):

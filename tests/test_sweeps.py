@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 from whole_runs import TRAINING, assert_same_end
 
 from crescendo import resolvers  # noqa: F401  # what conf/ interpolates
-from crescendo.errors import UserError
+from crescendo.errors import EXIT_CODE, UserError
+from crescendo.processes import Ended
 from crescendo.ranks import new_run_directory
-from crescendo.sweeps.jobs import locked, quoted
+from crescendo.sweeps.jobs import locked, outcome, quoted
 from crescendo.sweeps.record import Sweep
 from crescendo.sweeps.resuming import resume_sweep
 
@@ -75,6 +76,7 @@ def children(process: subprocess.Popen[bytes]) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 def test_six_jobs_on_one_and_two_devices_killed_and_resumed(tmp_path):
     # lenet5 takes 32 px only: it fails at the first stage's 28.
     swept = ("-m", "trainer.devices=1,2", "model=lenet5_modern,lenet5,resnet20", *QUICK[:3], *QUICK[4:])
@@ -202,6 +204,26 @@ def test_the_status_of_a_job_that_no_process_holds(tmp_path, status, summary, ex
     leave(sweep, 0, status, summary)
     assert statuses(sweep.directory) == [expected]
     assert list(sweep.to_run()) == ([] if expected == "finished" else [0])
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "summary", "expected"),
+    [
+        (0, None, {"status": "finished"}, "finished"),
+        (0, None, {"status": "pruned"}, "pruned"),
+        (0, signal.SIGTERM, {"status": "interrupted"}, "interrupted"),
+        (143, None, {"status": "interrupted"}, "interrupted"),
+        (-signal.SIGKILL, None, {}, "interrupted"),
+        (1, None, {"status": "failed", "error": "it broke"}, "failed"),
+        (EXIT_CODE, None, {"status": "interrupted", "error": "of its first process"}, "failed"),
+    ],
+)
+def test_the_outcome_of_a_process(tmp_path, code, told, summary, expected):
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    status, error = outcome(tmp_path, Ended(code, "exit code" if code else None, told))
+    assert status == expected
+    if expected == "failed":  # by the error of this process, not of one before it
+        assert error == ("it broke" if summary["status"] == "failed" else "exit code")
 
 
 def test_status_shows_every_job(tmp_path):

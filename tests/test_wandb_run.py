@@ -75,7 +75,10 @@ def finished(result, place):
     return " ".join(result.stdout.split()), run
 
 
-@pytest.mark.parametrize("ending", ["SIGKILL", "SIGSTOP"])  # it dies, or hangs for ever
+@pytest.mark.parametrize(
+    "ending",
+    [pytest.param("SIGKILL", marks=pytest.mark.slow), "SIGSTOP"],  # it dies, or hangs for ever
+)
 def test_a_service_that_fails_takes_no_run_with_it(tmp_path, ending):
     driver = str(REPOSITORY / "tests" / "without_wandb.py")
     said, _ = finished(command(driver, ending, *TINY, cwd=tmp_path, WANDB_MODE="offline"), tmp_path)

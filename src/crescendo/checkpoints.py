@@ -148,7 +148,7 @@ class BestCheckpoint(ModelCheckpoint):
         monitor: metric of the validation that the best checkpoint has.
         mode: "max" or "min" of it.
         every_n_steps: optimizer steps between two last.ckpt inside an epoch; None writes none there.
-        every_n_minutes: minutes between two, measured on the first device.
+        every_n_minutes: minutes without one, on any device's process.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class BestCheckpoint(ModelCheckpoint):
         if self.every_n_minutes is None:
             return False
         due = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
-        return bool(trainer.strategy.broadcast(due))
+        return bool(trainer.strategy.reduce_boolean_decision(due, all=False))
 
     def save_now(self, trainer: L.Trainer, *, inside_validation: bool = False) -> None:
         """Write last.ckpt now.
@@ -220,6 +220,9 @@ class BestCheckpoint(ModelCheckpoint):
         self._inside_validation = inside_validation
         self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         self._inside_validation = False
+
+    def _save_last_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        super()._save_last_checkpoint(trainer, monitor_candidates)
         self._saved_at = time.monotonic()
 
     def on_save_checkpoint(

@@ -11,8 +11,8 @@ from torchvision.models import get_model
 from crescendo.models import create_model
 from crescendo.models.layers import set_drop_path, set_dropout
 
-FAST = ["mobilenet_v2", "efficientnet_b0", "efficientnet_v2_s"]
-DEEP = [*(f"efficientnet_b{size}" for size in range(1, 8)), "efficientnet_v2_m", "efficientnet_v2_l"]
+FAST = ["mobilenet_v2", "efficientnet_b0"]
+DEEP = [*(f"efficientnet_b{size}" for size in range(1, 8)), *(f"efficientnet_v2_{size}" for size in "sml")]
 NETS = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in DEEP)]
 
 

@@ -68,7 +68,7 @@ def run_job(script: str) -> None:
             _write_record(directory, record)
             begin = time.perf_counter()
             ended = run_process(command, environment, hydra.runtime.cwd, keep=[lock])
-            status, error = _outcome(directory, ended)
+            status, error = outcome(directory, ended)
             seconds = round(time.perf_counter() - begin, 3)
             _write_record(directory, record | {"status": status, "seconds": seconds, "error": error})
     if ended.told == signal.SIGINT:
@@ -149,15 +149,14 @@ def quoted(value: object) -> str:
     return "'" + doubled.replace("'", r"\'") + "'"
 
 
-def _outcome(directory: Path, ended: Ended) -> tuple[str, str | None]:
+def outcome(directory: Path, ended: Ended) -> tuple[str, str | None]:
     """How a job's process left its run: status and error."""
     summary = read_summary(directory)
     if ended.code == 0 and (ended.told is None or summary["status"] in DONE):
         return "pruned" if summary["status"] == "pruned" else "finished", None
     stopped = ended.told is not None or -ended.code in KILLED or ended.code - 128 in PASSED_ON
-    recorded = (
-        summary["status"] == "interrupted" and ended.code != EXIT_CODE
-    )  # else it is of an earlier process
+    # Beside a refusal, "interrupted" is what an earlier process of the job recorded.
+    recorded = summary["status"] == "interrupted" and ended.code != EXIT_CODE
     if stopped or recorded:
         return "interrupted", ended.reason
     return "failed", (summary["status"] == "failed" and summary.get("error")) or ended.reason
