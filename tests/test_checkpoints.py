@@ -83,6 +83,7 @@ def test_an_epoch_without_validation_leaves_its_weights(tmp_path):
     assert checkpoints["last.ckpt"]["state_dict"]["weight"].item() == 3
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 def test_a_training_that_had_stopped_early_has_nothing_left(tmp_path):
     def stopping():
         return [EarlyStopping("val/accuracy", mode="max", patience=1)]
