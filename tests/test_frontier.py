@@ -72,10 +72,15 @@ def test_drawings_become_classes_without_duplicates(tmp_path, monkeypatch):
     made = tmp_path / "made"
     prepare(made, source)
     sizes = {}
-    for path in sorted(made.rglob("*.png")):
+    for path in sorted(made.rglob("*.ppm")):
         with Image.open(path) as image:
             sizes[path.relative_to(made).as_posix()] = image.size
-    with Image.open(made / "animals/00000.png") as first:
+    assert sizes == {
+        "animals/00000.ppm": (192, 128),
+        "animals/00001.ppm": (40, 60),
+        "food/00000.ppm": (50, 50),
+    }
+    with Image.open(made / "animals/00000.ppm") as first:
         assert first.getpixel((0, 0)) == (255, 255, 255)
 
 

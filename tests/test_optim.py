@@ -21,6 +21,8 @@ def factors(schedule, epochs, total):
         (Cosine(), [2.5, 7.5], [0.853553, 0.146447]),
         (Cosine(final=0.2), [0, 5, 10], [1, 0.6, 0.2]),
         (Cosine(warmup_epochs=2), [0, 1, 2, 6, 10], [0, 0.5, 1, 0.5, 0]),
+        (Cosine(warmup_epochs=2, hold=0.6), [0, 1, 2, 5, 6, 8, 10], [0, 0.5, 1, 1, 1, 0.5, 0]),
+        (Cosine(warmup_epochs=2, hold=0.1), [1, 2, 6, 10], [0.5, 1, 0.5, 0]),
         (OneCycle(peak=0.4, start=0.2, final=0.1), [0, 2, 4, 7, 10], [0.2, 0.6, 1, 0.55, 0.1]),
         (OneCycle(), [0, 3, 10, 11], [0.04, 1, 0, 0]),
         (Step([0.5, 0.75]), [0, 4.99, 5, 7.49, 7.5, 10], [1, 1, 0.1, 0.1, 0.01, 0.01]),
@@ -35,6 +37,12 @@ def test_factors_of_ten_epochs(schedule, epochs, expected):
 def test_a_warm_up_as_long_as_the_training_divides_by_nothing():
     assert factors(Cosine(warmup_epochs=4), [0, 2, 4], 4) == pytest.approx([0, 0.5, 1])
     assert all(math.isfinite(value) for value in factors(Cosine(warmup_epochs=4), [3.999, 4, 5], 4))
+
+
+@pytest.mark.parametrize("hold", [-0.1, 1.0])
+def test_a_hold_without_an_end_is_refused(hold):
+    with pytest.raises(UserError, match=rf"lr_schedule\.hold={hold:g}"):
+        Cosine(hold=hold)
 
 
 @pytest.mark.parametrize("peak", [0, 1, -0.1, 2])

@@ -57,13 +57,21 @@ class Constant:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Linear warm-up from 0, then half a cosine from 1 to `final` (Loshchilov & Hutter 2017)."""
+    """Linear warm-up from 0, 1 up to the share `hold` of the training, then half a cosine to `final`.
+
+    Loshchilov & Hutter 2017, arXiv:1608.03983.
+    """
 
     warmup_epochs: float = 0.0
     final: float = 0.0
+    hold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hold < 1:
+            raise UserError(f"lr_schedule.hold={self.hold:g}: must be 0 or more, and less than 1.")
 
     def factor(self, epoch: float, epochs: float) -> float:
-        done = _after_warm_up(epoch, epochs, self.warmup_epochs)
+        done = _after_warm_up(epoch, epochs, max(self.warmup_epochs, self.hold * epochs))
         cosine = self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
         return _warm_up(epoch, self.warmup_epochs) * cosine
 
