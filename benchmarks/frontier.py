@@ -17,14 +17,13 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 
-from crescendo.analysis.comparison import Interval
+from crescendo.analysis.comparison import TOLERANCE, Interval
 
 ARMS = ("fixed", "progressive")
-TOLERANCE = 0.002  # of accuracy: what a cheaper fixed budget may lack of the best
 
 
 class Result(NamedTuple):
-    """A row of the results: one run."""
+    """A row of the results: one run. `settings` tells those apart that were trained in another way."""
 
     data: str
     arm: str
@@ -35,6 +34,7 @@ class Result(NamedTuple):
     test_accuracy: float
     train_macs: int
     cpu_seconds: float
+    settings: str
 
 
 def append(path: Path, result: Result) -> None:

@@ -11,6 +11,7 @@ is there already is not run again. The end prints the points and the saving: see
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -36,6 +37,15 @@ class Budget(NamedTuple):
     progressive: int
 
 
+EVERYWHERE = (
+    "trainer=cpu",
+    "trainer.enable_progress_bar=false",
+    "data.batch_size=32",
+    "data.num_workers=0",
+    "logger=csv",
+)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """Overrides of train.py, and the budgets that are spent.
@@ -49,11 +59,18 @@ class Measurement:
     budgets: Sequence[Budget]
     seeds: Sequence[int] = (1, 2, 3, 4, 5)
 
-    def overrides(self, arm: str, budget: Budget, seed: int) -> list[str]:
+    def settings(self, arm: str) -> list[str]:
         own = {"fixed": self.fixed, "progressive": self.progressive}[arm]
+        return [*EVERYWHERE, *self.common, *own]
+
+    def digest(self, arm: str) -> str:
+        """Tells rows apart that were measured under other settings."""
+        return hashlib.sha256(repr(self.settings(arm)).encode()).hexdigest()[:8]
+
+    def overrides(self, arm: str, budget: Budget, seed: int) -> list[str]:
         epochs = getattr(budget, arm)
         validate = f"trainer.check_val_every_n_epoch={epochs // 3}"
-        return [*self.common, *own, f"trainer.max_epochs={epochs}", validate, f"seed={seed}"]
+        return [*self.settings(arm), f"trainer.max_epochs={epochs}", validate, f"seed={seed}"]
 
 
 # Two thirds of the epochs at the low resolution; the learning rate falls in the last third alone.
@@ -88,13 +105,6 @@ MEASUREMENTS = {
         budgets=(Budget(6, 9), Budget(12, 18), Budget(18, 24), Budget(24, 36)),
     ),
 }
-EVERYWHERE = (
-    "trainer=cpu",
-    "trainer.enable_progress_bar=false",
-    "data.batch_size=32",
-    "data.num_workers=0",
-    "logger=csv",
-)
 
 
 def main() -> None:
@@ -121,7 +131,11 @@ def main() -> None:
         if arguments.seeds:
             measurement = replace(measurement, seeds=arguments.seeds)
         measure(arguments.data, measurement, arguments.root, arguments.results, arguments.cores)
-    results = read_results(arguments.results)
+    measurements = MEASUREMENTS | ({arguments.data: measurement} if arguments.data else {})
+    rows = read_results(arguments.results)
+    results = [row for row in rows if row.settings == measurements[row.data].digest(row.arm)]
+    if len(results) < len(rows):
+        print(f"{len(rows) - len(results)} rows of {arguments.results} are of other settings")
     for data in dict.fromkeys(result.data for result in results):
         print(table([result for result in results if result.data == data]))
     if arguments.picture:
@@ -141,10 +155,14 @@ def quick(measurement: Measurement) -> Measurement:
 
 def measure(data: str, measurement: Measurement, root: Path, results: Path, cores: Sequence[int]) -> None:
     """Run what is not in `results` yet, fixed and progressive side by side."""
-    done = {(result.data, result.arm, result.epochs, result.seed) for result in read_results(results)}
+    done = {(row.data, row.arm, row.settings, row.epochs, row.seed) for row in read_results(results)}
     swaps = itertools.cycle((list(cores), list(reversed(cores))))
     for seed, (number, budget) in itertools.product(measurement.seeds, enumerate(measurement.budgets, 1)):
-        missing = [arm for arm in ARMS if (data, arm, getattr(budget, arm), seed) not in done]
+        missing = [
+            arm
+            for arm in ARMS
+            if (data, arm, measurement.digest(arm), getattr(budget, arm), seed) not in done
+        ]
         with ThreadPoolExecutor(max_workers=len(cores)) as pool:
             places = itertools.cycle(next(swaps))
             jobs = [
@@ -167,7 +185,7 @@ def train(
 ) -> Result:
     """One run in a process of its own, in one thread on one core."""
     with tempfile.TemporaryDirectory() as place:
-        overrides = [*EVERYWHERE, *measurement.overrides(arm, budget, seed), f"data.root={root}"]
+        overrides = [*measurement.overrides(arm, budget, seed), f"data.root={root}"]
         command = [sys.executable, str(REPOSITORY / "train.py"), *overrides, f"runs_dir={place}"]
         process = subprocess.run(
             ["taskset", "--cpu-list", str(core), *command],
@@ -189,6 +207,7 @@ def train(
         round(summary["metrics"]["test/accuracy"], 5),
         summary["train_macs"],
         summary["cpu_seconds"],
+        measurement.digest(arm),
     )
 
 

@@ -1,5 +1,7 @@
 """What the benchmark of progressive learning makes of its rows."""
 
+from dataclasses import replace
+
 import pytest
 from frontier import Result, append, find_match, points_of, read_results, table
 from openclipart import prepare
@@ -9,7 +11,7 @@ from PIL import Image
 def rows(arm, epochs, validation, test, macs, cpu_seconds):
     """A row for each seed, from a pair of values each."""
     return [
-        Result("clipart", arm, 1, epochs, seed, validation[seed], test[seed], macs, cpu_seconds[seed])
+        Result("clipart", arm, 1, epochs, seed, validation[seed], test[seed], macs, cpu_seconds[seed], "abc")
         for seed in (0, 1)
     ]
 
@@ -86,11 +88,20 @@ def test_drawings_become_classes_without_duplicates(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["openclipart", "fashion_mnist"])
 def test_both_arms_of_each_measurement_compose(name, configuration):
-    from progressive import EVERYWHERE, MEASUREMENTS, quick
+    from progressive import MEASUREMENTS, quick
 
     for measurement in (MEASUREMENTS[name], quick(MEASUREMENTS[name])):
         stages = {}
         for arm in ("fixed", "progressive"):
             overrides = measurement.overrides(arm, measurement.budgets[0], seed=1)
-            stages[arm] = configuration(*EVERYWHERE, *overrides).curriculum.stages
+            stages[arm] = configuration(*overrides).curriculum.stages
         assert stages["fixed"] == 1 < stages["progressive"]
+
+
+def test_other_settings_have_another_digest():
+    from progressive import MEASUREMENTS
+
+    measurement = MEASUREMENTS["openclipart"]
+    other = replace(measurement, progressive=[*measurement.progressive, "optimizer.lr=0.1"])
+    assert other.digest("fixed") == measurement.digest("fixed") != measurement.digest("progressive")
+    assert other.digest("progressive") != measurement.digest("progressive")

@@ -2,12 +2,15 @@
 
 import csv
 import json
+import time
 
 import pytest
 import torch
 from commands import TINY, only_run, train
 from omegaconf import OmegaConf
 
+from crescendo import batch_norm
+from crescendo.classifier import ImageClassifier
 from crescendo.curriculum.budget import Budget
 from crescendo.errors import UserError
 from crescendo.experiment import prepare
@@ -29,7 +32,8 @@ def measured(config):
         return step(batch, batch_idx)
 
     experiment.classifier.training_step = watched
-    speeds = probe(config.trainer, [], experiment.classifier, experiment.data, experiment.curriculum)
+    curriculum, data = experiment.curriculum, experiment.data
+    speeds, _ = probe(config.trainer, [], lambda _: [], experiment.classifier, data, curriculum)
     return speeds, seen
 
 
@@ -57,6 +61,25 @@ def test_a_short_epoch_is_measured_as_far_as_it_goes(configuration):
     assert speeds.validation_seconds == 0
 
 
+def test_what_is_measured_is_what_trains(configuration, monkeypatch):
+    """Compiled where the training is, with the statistics and validations that it is to have."""
+    compiled, refreshed, validated = [], [], []
+    step = ImageClassifier.stage_validation_step
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **_: compiled.append(type(net).__name__))
+    monkeypatch.setattr(batch_norm, "refresh", lambda *_: refreshed.append(time.sleep(0.3)) or 32)
+    monkeypatch.setattr(
+        ImageClassifier, "stage_validation_step", lambda *given: validated.append(1) or step(*given)
+    )
+    net = ("model=resnet20", "model.width=4", "curriculum.resolution.start=16")
+    added = ("compile=true", "bn_refresh=1", "validate_stage=true")
+    config = configuration(*TINY, *net, *added, "plan=probe")
+    _, speeds, _ = plan_training(config, [])
+    assert compiled == ["ResNetCifar"]
+    assert len(refreshed) == 2  # one a stage
+    assert validated  # at the first stage's own resolution
+    assert 0.3 < speeds.validation_seconds < 10
+
+
 def test_of_many_stages_one_for_each_resolution_is_rehearsed(configuration):
     config = configuration(*TINY, "curriculum.stages=20", "trainer.max_epochs=40", "regularization=strong")
     curriculum = prepare(config).curriculum
@@ -77,7 +100,7 @@ def test_a_budget_of_macs_gives_the_epochs(configuration):
     affordable = TRAINING * (3 * small + 2 * large)  # five epochs, three of them at 28 px
     without = [override for override in TINY if "max_epochs" not in override]
     config = configuration(*without, "plan=true", f"budget={affordable / 1e6:.6f}MMAC")
-    experiment, speeds = plan_training(config, [])
+    experiment, speeds, _ = plan_training(config, [])
     assert config.trainer.max_epochs == 5
     assert [stage.epochs for stage in experiment.plan.stages] == [3, 2]
     assert speeds is None
@@ -89,9 +112,14 @@ def test_a_budget_of_macs_gives_the_epochs(configuration):
 def test_more_stages_and_warm_up_than_the_default_epochs_are_no_obstacle(configuration):
     settings = ("curriculum.stages=12", "lr_schedule.warmup_epochs=13.5", "plan=true", "budget=1PMAC")
     config = configuration("model=lenet5_modern", *settings)
-    experiment, _ = plan_training(config, [])
+    experiment = plan_training(config, []).experiment
     assert len(experiment.plan.stages) == 12
     assert config.trainer.max_epochs > 14
+
+
+def test_a_limit_counts_parts_of_batches(configuration):
+    config = configuration(*TINY, "trainer.limit_train_batches=3", "trainer.accumulate_grad_batches=2")
+    assert prepare(config, shapes_only=True).plan.steps_per_epoch == 2
 
 
 def test_a_budget_that_is_too_small_is_refused_with_the_smallest(configuration):

@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 import torch
+from commands import REPOSITORY
 
 from crescendo.config import validate
 from crescendo.errors import UserError
@@ -29,6 +30,15 @@ def test_the_default_experiment_is_as_the_readme_says(configuration):
     assert [len(images) for images in (data.training, data.validation, data.test)] == [1293, 144, 360]
     assert experiment.plan.steps_per_epoch == 40
     assert experiment.class_names == [str(digit) for digit in range(10)]
+
+
+CURRICULA = sorted(path.stem for path in (REPOSITORY / "conf" / "curriculum").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("curriculum", CURRICULA)
+def test_smoke_has_an_epoch_for_each_stage(curriculum, configuration):
+    experiment = prepare(configuration(f"curriculum={curriculum}", "debug=smoke"), shapes_only=True)
+    assert len(experiment.plan.stages) == experiment.curriculum.epochs
 
 
 def test_a_knob_without_owner_is_recorded_unless_it_was_typed(configuration):

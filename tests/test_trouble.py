@@ -93,3 +93,16 @@ def test_a_rank_that_is_killed_takes_the_others_with_it(tmp_path, rank):
         assert code == 2, said
         assert "rank 1 ended with signal 9" in said
         assert status(only_run(tmp_path)) == "failed"
+
+
+@pytest.mark.slow
+def test_a_rank_that_measured_and_is_killed_is_named(tmp_path):
+    typed = [override for override in LONGER if "max_epochs" not in override]
+    process = started(REPOSITORY / "train.py", *typed, "trainer.devices=2", "budget=5min", cwd=tmp_path)
+    wait_for_checkpoint(process, tmp_path)
+    (other,) = children(process.pid, "train.py")
+    os.kill(other, signal.SIGKILL)
+    code, said, _ = ended(process)
+    assert code == 2, said
+    assert "rank 1 ended with signal 9" in said
+    assert status(only_run(tmp_path)) == "failed"

@@ -3,11 +3,17 @@
 import csv
 import json
 import signal
+from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 from commands import REPOSITORY, TINY, command, only_run, train
+from torch import nn
 from whole_runs import TRAINING, assert_same_end
+
+from crescendo import batch_norm
+from crescendo.validation import StatisticsDrift
 
 NET = ("model=resnet20", "model.width=4", "curriculum.resolution.start=16")
 REFRESH = ("bn_refresh=2", "validate_stage=true")
@@ -105,3 +111,15 @@ def test_a_compiled_run_trains_and_tells_its_compile_time(tmp_path, devices):
     assert summary["images_per_second"] > 144 * 2 / summary["compile_seconds"]
     assert not any("_orig_mod" in name for name in checkpoint(run, "last")["state_dict"])
     assert "compiling" in result.stdout
+
+
+def test_drift_is_taken_where_the_net_is(monkeypatch):
+    """A checkpoint's statistics come on the CPU."""
+    net = nn.Sequential(nn.BatchNorm2d(3))
+    module, callback, devices = L.LightningModule(), StatisticsDrift(), []
+    module.net = net
+    callback.load_state_dict(batch_norm.copy_of(module))
+    monkeypatch.setattr(batch_norm, "drift", lambda *both: devices.append(both) or (0.0, 0.0))
+    trainer = SimpleNamespace(num_training_batches=1, loggers=[], current_epoch=1, global_step=1)
+    callback.on_train_batch_end(trainer, module.to("meta"), None, None, 0)
+    assert {value.device.type for values in devices[0] for value in values.values()} == {"meta"}

@@ -26,6 +26,17 @@ def check_devices(trainer: DictConfig) -> None:
         )
 
 
+def trainer_settings(trainer: DictConfig) -> DictConfig:
+    """The trainer's settings; cuDNN tries its algorithms out unless something else is said.
+
+    A stage has one shape, an evaluation two: they are soon tried.
+    """
+    settings = trainer.copy()
+    if settings.get("benchmark") is None:
+        settings.benchmark = not settings.deterministic
+    return settings
+
+
 def set_up_ddp(trainer: L.Trainer) -> None:
     """Where Lightning chose DDP: gradients live in the buckets that are exchanged, and are not searched for.
 

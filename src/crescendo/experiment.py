@@ -18,9 +18,10 @@ from crescendo.data.sources import Sets
 from crescendo.errors import UserError
 from crescendo.models import load_weights
 from crescendo.models.layers import Net
-from crescendo.probe import limited
+from crescendo.probe import limited_steps
 from crescendo.regularization import Regularization
 from crescendo.targets import build, build_partial, users_mistakes
+from crescendo.validation import StageValidation, StatisticsRefresh
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def prepare(
         in_channels=config.data.in_channels,
         lr=config.optimizer.lr,
         batch_size=config.data.batch_size,
-        steps_per_epoch=limited(data.steps_per_epoch, config.trainer.limit_train_batches),
+        steps_per_epoch=limited_steps(data, config.trainer.limit_train_batches),
         max_steps=config.trainer.max_steps,
         validate_every=config.trainer.check_val_every_n_epoch,
         not_applied=not_applied,
@@ -113,6 +114,18 @@ def build_curriculum(config: DictConfig, net: Net, epochs: int | None = None) ->
         smallest=net.min_resolution,
         seed=config.seed,
     )
+
+
+def around_validation(
+    config: DictConfig, data: ImageData, evaluation_macs: int, summary: dict[str, Any]
+) -> list[L.Callback]:
+    """What `validate_stage` and `bn_refresh` add to validations of `data`; what that costs: `summary`."""
+    callbacks: list[L.Callback] = [StageValidation(data)] if config.validate_stage else []
+    if config.bn_refresh > 0:
+        callbacks.append(
+            StatisticsRefresh(data, summary, config.bn_refresh, config.bn_refresh_when, evaluation_macs)
+        )
+    return callbacks
 
 
 def build_transform(config: DictConfig) -> Transform:

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from subprocess import Popen
+from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig
 
 from crescendo.analysis.preview import batches_as_seen, draw_preview
 from crescendo.analysis.speed import Speeds
+from crescendo.compilation import compile_net
 from crescendo.curriculum.budget import Budget, fit_epochs
 from crescendo.curriculum.schedule import Stage
+from crescendo.devices import trainer_settings
 from crescendo.errors import UserError
-from crescendo.experiment import Experiment, build_curriculum, prepare
+from crescendo.experiment import Experiment, around_validation, build_curriculum, prepare
 from crescendo.probe import probe
 from crescendo.targets import build, check_arguments
 
@@ -19,8 +22,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plan_training(config: DictConfig, overrides: Sequence[str]) -> tuple[Experiment, Speeds | None]:
-    """What is going to be trained, and the speeds if they were to be measured.
+class Planned(NamedTuple):
+    """What is going to be trained.
+
+    Attributes:
+        speeds: where they were to be measured.
+        ranks: the processes that measuring started, which wait for the training.
+    """
+
+    experiment: Experiment
+    speeds: Speeds | None
+    ranks: list[Popen[bytes]]
+
+
+def plan_training(config: DictConfig, overrides: Sequence[str]) -> Planned:
+    """Prepare a training, and measure it first where that is asked for.
 
     A new run under `budget` gets the trainer.max_epochs that it pays for, in `config`; one that is resumed
     has them.
@@ -34,16 +50,25 @@ def plan_training(config: DictConfig, overrides: Sequence[str]) -> tuple[Experim
     measured = config.plan == "probe" or (budget is not None and budget.kind == "seconds")
     only_planned = bool(config.plan) and not measured and config.weights is None
     experiment = prepare(config, overrides, shapes_only=only_planned)
-    speeds = None
+    speeds: Speeds | None = None
+    ranks: list[Popen[bytes]] = []
     if measured:
         callbacks = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
-        speeds = probe(
-            config.trainer, callbacks, experiment.classifier, experiment.data, experiment.curriculum
+        if config.compile:
+            compile_net(experiment.classifier.net, len(experiment.curriculum.plan))
+        macs = experiment.plan.evaluation_macs
+        speeds, ranks = probe(
+            trainer_settings(config.trainer),
+            callbacks,
+            lambda data: around_validation(config, data, macs, {}),
+            experiment.classifier,
+            experiment.data,
+            experiment.curriculum,
         )
     if budget is not None:
         config.trainer.max_epochs = _epochs_within(budget, config, experiment, speeds)
         experiment = prepare(config, overrides, shapes_only=bool(config.plan), earlier=experiment)
-    return experiment, speeds
+    return Planned(experiment, speeds, ranks)
 
 
 def _epochs_within(budget: Budget, config: DictConfig, experiment: Experiment, speeds: Speeds | None) -> int:
@@ -92,9 +117,19 @@ def preview_training(config: DictConfig, overrides: Sequence[str], images: int) 
 
     Args:
         config: validated.
+
+    Raises:
+        UserError: its budget is one of time, which would have to be measured.
     """
     check_arguments(config)
-    experiment = prepare(config, overrides)
+    if config.budget is not None:
+        refuse_lengths_beside_budget(config, overrides)
+        if Budget.parse(config.budget).kind == "seconds":
+            raise UserError(
+                f"budget={config.budget}: a preview measures nothing. Give the trainer.max_epochs that "
+                f"python train.py plan=probe budget={config.budget} finds, or a budget of MACs."
+            )
+    experiment = plan_training(config, overrides).experiment
     classifier, curriculum = experiment.classifier, experiment.curriculum
     steps = curriculum.epochs * experiment.plan.steps_per_epoch
     samples = min(steps, 1000)

@@ -5,10 +5,13 @@ precision, devices and averages. Nothing is written.
 """
 
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from statistics import mean
+from subprocess import Popen
 from typing import cast
 
 import lightning as L
@@ -25,6 +28,7 @@ from crescendo.data import ImageData
 from crescendo.devices import set_up_ddp
 from crescendo.targets import build
 from crescendo.tracking import peak_memory_bytes
+from crescendo.validation import StatisticsRefresh
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +64,16 @@ class Rehearsal(Curriculum):
 
 
 class StageTimer(L.Callback):
-    """Times the optimizer steps of each epoch after the first, its memory, and the validation behind it."""
+    """Times the optimizer steps of each epoch after the first, its memory, and the validation behind it.
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
-        self.stages = stages
+    Args:
+        refresh: takes statistics anew for validations: as long for few of their batches as for all.
+    """
+
+    def __init__(self, stages: Sequence[Stage], refresh: StatisticsRefresh | None) -> None:
+        self.stages, self.refresh = stages, refresh
         self.speeds: list[StageSpeed] = []
-        self.validation_seconds = 0.0
+        self.validations: list[tuple[float, float]] = []  # seconds of the batches, and of a refresh
         self._first = 0  # steps of the epoch that are not measured
         self._begun = self._warm = self._validating = 0.0
 
@@ -93,32 +101,42 @@ class StageTimer(L.Callback):
         self._validating = _now(pl_module.device)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The last counts: in the first, workers start."""
-        self.validation_seconds = _now(pl_module.device) - self._validating
+        seconds = _now(pl_module.device) - self._validating
+        refreshing = self.refresh.seconds if self.refresh is not None else 0.0
+        self.validations.append((seconds - refreshing, refreshing))
+
+    def validation_seconds(self, times: float) -> float:
+        """The mean over the stages but the first, in which workers start; of so many times the batches."""
+        later = self.validations[1:] or self.validations
+        return mean(times * batches + refreshing for batches, refreshing in later)
 
 
 def probe(
     settings: DictConfig,
     callbacks: Sequence[L.Callback],
+    around_validation: Callable[[ImageData], Sequence[L.Callback]],
     classifier: ImageClassifier,
     data: ImageData,
     curriculum: Curriculum,
-) -> Speeds:
+) -> tuple[Speeds, list[Popen[bytes]]]:
     """Train a few steps of each stage and validate behind them, on the configured devices.
 
     Args:
         settings: of the trainer.
         callbacks: the training's; those that record, show or end it are left out.
+        around_validation: the training's for the data that are validated here.
         classifier: is trained.
 
     Returns:
-        What rank 0 measured, on every rank.
+        What rank 0 measured, on every rank; and the processes of the other ranks, which are left waiting.
     """
     rehearsal = Rehearsal.of(curriculum)
     data = data.under(rehearsal)
-    timer = StageTimer(rehearsal.plan)
+    around = around_validation(data)
+    refresh = next((callback for callback in around if isinstance(callback, StatisticsRefresh)), None)
+    timer = StageTimer(rehearsal.plan, refresh)
     parts = settings.accumulate_grad_batches
-    steps = min(FIRST_STEPS + MEASURED_STEPS, limited(data.steps_per_epoch, settings.limit_train_batches))
+    steps = min(FIRST_STEPS + MEASURED_STEPS, limited_steps(data, settings.limit_train_batches))
     validation_batches = limited(len(data.val_dataloader()), settings.limit_val_batches)
     limits = {
         "max_epochs": len(rehearsal.plan),
@@ -134,6 +152,7 @@ def probe(
         "trainer",
         callbacks=[
             CurriculumCallback(rehearsal),
+            *around,
             *(callback for callback in callbacks if not isinstance(callback, LEFT_OUT)),
             timer,
         ],
@@ -146,23 +165,29 @@ def probe(
     if trainer.is_global_zero:
         log.info("measuring %d steps of each stage", steps)
     trainer.fit(classifier, data)
+    validation_seconds = 0.0
     if validation_batches:  # of this rank's share, how many times what was measured
         all_batches = limited(len(data.val_dataloader()), settings.limit_val_batches)
-        timer.validation_seconds *= all_batches / int(trainer.num_val_batches[0])
+        validation_seconds = timer.validation_seconds(all_batches / int(trainer.num_val_batches[0]))
     _reset_peak(classifier.device)
     speeds = Speeds(
         timer.speeds,
         steps=steps - min(FIRST_STEPS, steps - 1),
-        validation_seconds=timer.validation_seconds,
+        validation_seconds=validation_seconds,
         device=describe_device(trainer.strategy.root_device),
         devices=trainer.world_size,
     )
-    return trainer.strategy.broadcast(speeds)
+    return trainer.strategy.broadcast(speeds), getattr(trainer.strategy.launcher, "procs", [])
 
 
 def limited(batches: int, limit: int | float) -> int:
     """Batches under one of the trainer's limits: a number of batches, or a share."""
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
+def limited_steps(data: ImageData, limit: int | float) -> int:
+    """Optimizer steps of an epoch under trainer.limit_train_batches, which counts parts of batches."""
+    return math.ceil(limited(data.steps_per_epoch * data.parts, limit) / data.parts)
 
 
 def _now(device: torch.device) -> float:

@@ -51,7 +51,7 @@ SUMMARY = (
     "parameters",
     "macs",  # of one image at the resolution of evaluation
     "train_macs",  # spent on training: 3 x the forward pass's x images, for forward and backward
-    "cpu_seconds",  # of all ranks on training alone, without validation, test and loader workers
+    "cpu_seconds",  # of all ranks on training and compiling, without validation, test and loader workers
     "peak_memory_bytes",
     "best_epoch",  # from 0, as in metrics.csv
     "metrics",  # of the best checkpoint; accuracies in 0..1

@@ -342,7 +342,7 @@ class ProgressBar(RichProgressBar):
         if steps is None or not steps.shown:
             return {}
         return {
-            "stage": f"{pl_module.stage.index + 1}/{steps.curriculum.stages}",
+            "stage": f"{pl_module.stage.index + 1}/{len(steps.curriculum.plan)}",
             "px": str(pl_module.stage.resolution),
             "loss": steps.shown["loss"],
             "accuracy": steps.shown["accuracy"],

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch
@@ -24,9 +24,9 @@ from crescendo.compilation import CompileClock, compile_net
 from crescendo.config import validate
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.data import ImageData
-from crescendo.devices import check_devices, set_up_ddp
+from crescendo.devices import check_devices, set_up_ddp, trainer_settings
 from crescendo.errors import Interrupted, UserError
-from crescendo.experiment import Experiment, plain_values, prepare
+from crescendo.experiment import Experiment, around_validation, plain_values, prepare
 from crescendo.interruption import Interruption, Signals, signals_noted
 from crescendo.nonfinite import NonFiniteError, Windows
 from crescendo.planning import plan_training, refuse_lengths_beside_budget
@@ -49,10 +49,7 @@ from crescendo.tracking import (
     peak_memory_bytes,
     show_messages,
 )
-from crescendo.validation import StageValidation, StatisticsDrift, StatisticsRefresh
-
-if TYPE_CHECKING:
-    pass
+from crescendo.validation import StatisticsDrift
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +78,7 @@ def run(config: DictConfig) -> dict[str, float]:
     if config.budget is not None and config.resume is None:
         refuse_lengths_beside_budget(config, overrides)
     show_messages()
-    experiment, speeds = plan_training(config, overrides)
+    experiment, speeds, ranks = plan_training(config, overrides)
     if _is_rank_zero():
         get_console().print(show_plan(experiment.plan, speeds, config.budget))
     if config.plan:
@@ -96,6 +93,7 @@ def run(config: DictConfig) -> dict[str, float]:
         recording(directory, config, overrides, rank_zero=_is_rank_zero()) as run,
         storage_errors(directory),
     ):
+        signals.watch(ranks)
         return _train(config, experiment, run, signals)
 
 
@@ -126,7 +124,7 @@ def build_trainer(
             clock,
         ),
         StatisticsDrift(),
-        *_around_validation(config, run, experiment),
+        *around_validation(config, experiment.data, experiment.plan.evaluation_macs, run.summary),
         *configured.values(),
         *([TrialPruning(run)] if is_trial(run.directory) else []),
         Interruption(signals, configured["checkpoint"], run.directory),
@@ -138,11 +136,8 @@ def build_trainer(
         raise UserError(
             f"{run.directory} has averaged weights, and no callback goes on averaging: add callbacks=ema."
         )
-    settings = config.trainer.copy()
-    if settings.get("benchmark") is None:  # a stage has one shape, an evaluation two: soon tried
-        settings.benchmark = not settings.deterministic
     trainer: L.Trainer = build(
-        settings,
+        trainer_settings(config.trainer),
         "trainer",
         callbacks=callbacks,
         logger=[MetricsFile(run.directory, kept=checkpoint["metrics_rows"] if checkpoint else 0)],
@@ -153,16 +148,6 @@ def build_trainer(
     )
     set_up_ddp(trainer)
     return trainer
-
-
-def _around_validation(config: DictConfig, run: Run, experiment: Experiment) -> list[L.Callback]:
-    callbacks: list[L.Callback] = [StageValidation(experiment.data)] if config.validate_stage else []
-    if config.bn_refresh > 0:
-        macs = experiment.plan.evaluation_macs
-        callbacks.append(
-            StatisticsRefresh(experiment.data, run, config.bn_refresh, config.bn_refresh_when, macs)
-        )
-    return callbacks
 
 
 def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signals) -> dict[str, float]:

@@ -15,7 +15,6 @@ import torch
 from crescendo import batch_norm
 from crescendo.classifier import ImageClassifier
 from crescendo.data import ImageData
-from crescendo.runs import Run
 
 
 class StageValidation(L.Callback):
@@ -65,12 +64,18 @@ class StatisticsRefresh(L.Callback):
         batches: global batches to take them from.
         when: always, or only where the epoch's resolution was another than that of evaluation.
         macs: multiply-accumulates of one image at the resolution of evaluation.
+        summary: of the run, which gets bn_refresh_seconds and bn_refresh_macs.
     """
 
     def __init__(
-        self, data: ImageData, run: Run, batches: int, when: Literal["always", "resized"], macs: int
+        self,
+        data: ImageData,
+        summary: dict[str, Any],
+        batches: int,
+        when: Literal["always", "resized"],
+        macs: int,
     ) -> None:
-        self.data, self.run = data, run
+        self.data, self.summary = data, summary
         self.batches, self.when, self.macs = batches, when, macs
         self._trained: batch_norm.Statistics = {}  # set aside while the refreshed ones are in place
         self._cost = {"seconds": 0.0, "macs": 0}
@@ -87,7 +92,10 @@ class StatisticsRefresh(L.Callback):
         assert isinstance(pl_module, ImageClassifier)
         resized = pl_module.stage.resolution != self.data.curriculum.evaluation_resolution
         is_due = (resized or self.when == "always") and not trainer.sanity_checking
-        if batch_idx > 0 or not is_due or not batch_norm.statistics(pl_module):
+        if batch_idx > 0:
+            return
+        self._cost = {"seconds": 0.0, "macs": 0}
+        if not is_due or not batch_norm.statistics(pl_module):
             return
         begin = time.perf_counter()
         self._trained = batch_norm.copy_of(pl_module)
@@ -113,6 +121,11 @@ class StatisticsRefresh(L.Callback):
         pl_module.log_dict(costs, rank_zero_only=True)
         self._summarize()
 
+    @property
+    def seconds(self) -> float:
+        """What the newest validation's took."""
+        return self._cost["seconds"]
+
     def put_back(self, pl_module: L.LightningModule) -> None:
         """The training's own statistics, if others are in their place."""
         if self._trained:
@@ -128,7 +141,7 @@ class StatisticsRefresh(L.Callback):
         self._summarize()
 
     def _summarize(self) -> None:
-        self.run.summary |= {
+        self.summary |= {
             "bn_refresh_seconds": round(self._total["seconds"], 3),
             "bn_refresh_macs": self._total["macs"],
         }
@@ -152,7 +165,10 @@ class StatisticsDrift(L.Callback):
     ) -> None:
         if not self._before or batch_idx + 1 < trainer.num_training_batches:
             return
-        mean, variance = batch_norm.drift(self._before, batch_norm.statistics(pl_module))
+        before = {
+            name: value.to(pl_module.device) for name, value in self._before.items()
+        }  # from a checkpoint
+        mean, variance = batch_norm.drift(before, batch_norm.statistics(pl_module))
         self._before = {}
         for logger in trainer.loggers:
             values = {"epoch": trainer.current_epoch, "bn_drift/mean": mean, "bn_drift/variance": variance}

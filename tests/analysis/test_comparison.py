@@ -199,6 +199,43 @@ def test_the_reference_is_the_best_at_one_resolution(tmp_path):
     assert "600G" in text
 
 
+def test_a_noisy_row_that_is_lower_is_not_equal(tmp_path):
+    arms = [(FIXED, {1: (0.90, 1e12), 2: (0.90, 1e12)}), (RISING, {1: (0.80, 5e11), 2: (0.83, 5e11)})]
+    rows = {row.differences["arm"]: row for row in compare(sweep(tmp_path, arms))}
+    against = saving(rows["rising"], rows["fixed"])
+    assert against.difference.mean + against.difference.half > 0
+    assert not against.equal_accuracy
+
+
+@pytest.mark.parametrize(("accuracy", "reference"), [(0.899, "short"), (0.897, "fixed")])
+def test_the_reference_is_the_cheapest_near_the_best(tmp_path, accuracy, reference):
+    arms = [(FIXED, {1: (0.9, 1e12), 2: (0.9, 1e12)}), (SHORT, {1: (accuracy, 5e11), 2: (accuracy, 5e11)})]
+    assert find_reference(compare(sweep(tmp_path, arms))).differences == {"arm": reference}
+
+
+def test_a_last_stage_of_its_own_is_another_resolution(tmp_path):
+    tuned = {"arm": "tuned", "curriculum": {"stages": 1, "fixres": 0.1, "resolution": {"start": 28}}}
+    arms = [(FIXED, {1: (0.9, 1e12)}), (tuned, {1: (0.95, 1e12)})]
+    assert find_reference(compare(sweep(tmp_path, arms))).differences == {"arm": "fixed"}
+
+
+def test_lengths_that_a_budget_gave_are_one_group(tmp_path):
+    runs = [
+        run(tmp_path / f"{seed}", 0.9, seed=seed, budget="20min", trainer={"max_epochs": 20 + seed})
+        for seed in (1, 2)
+    ]
+    (row,) = compare(runs)
+    assert row.seeds == [1, 2]
+
+
+def test_what_refreshes_took_is_counted(tmp_path):
+    place = run(tmp_path / "a", 0.9, spent=(10, 1.0))
+    summary = json.loads((place / "summary.json").read_text())
+    (place / "summary.json").write_text(json.dumps(summary | {"bn_refresh_macs": 4}))
+    (row,) = compare([place])
+    assert row.train_macs == [14]
+
+
 def test_one_seed_has_no_interval_and_saves_nothing(tmp_path):
     assert Interval.of([0.5]).half is None
     one = {1: (0.9, 1e12, 100.0)}

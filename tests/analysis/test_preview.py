@@ -9,6 +9,7 @@ from crescendo.analysis.preview import batches_as_seen, draw_preview
 from crescendo.composing import find_config_directory
 from crescendo.errors import UserError
 from crescendo.experiment import prepare
+from crescendo.planning import plan_training, preview_training
 from crescendo.probe import probe
 
 ALL_ON = ("regularization=strong", "regularization.mixup=0.4", "regularization.random_erasing=0.9")
@@ -22,7 +23,7 @@ def test_the_batch_is_what_the_net_gets(configuration):
     assert last.first_epoch == 1
     classifier, got = experiment.classifier, []
     classifier.net.register_forward_pre_hook(lambda net, inputs: got.append(inputs[0].clone()))
-    probe(config.trainer, [], classifier, experiment.data, experiment.curriculum)
+    probe(config.trainer, [], lambda _: [], classifier, experiment.data, experiment.curriculum)
     first = (got[0][:5] * classifier.std + classifier.mean) / 255
     assert torch.equal(images, first.clamp(0, 1))
 
@@ -45,6 +46,19 @@ def test_the_curves_are_those_of_the_curriculum(configuration):
     assert list(curves["resolution (px)"].values) == [28, 28, 32]
     assert list(curves["mixup"].values) == [0, 0, 0.5]
     assert list(axes["learning rate"].lines[0].get_ydata()) == [0.1, 0.2, 0.05]
+
+
+def test_a_budget_is_drawn_as_it_trains(configuration):
+    typed = [override for override in TINY if "max_epochs" not in override]
+    figure = preview_training(configuration(*typed, "budget=700MMAC"), [], images=1)
+    epochs = (
+        next(axis for axis in figure.axes if axis.get_title() == "resolution (px)").patches[-1].get_data()
+    )
+    assert (
+        len(epochs.values) == plan_training(configuration(*typed, "budget=700MMAC"), [])[0].curriculum.epochs
+    )
+    with pytest.raises(UserError, match="budget=20min: a preview measures nothing"):
+        preview_training(configuration(*typed, "budget=20min"), [], images=1)
 
 
 def test_without_matplotlib_the_extra_is_named(configuration, monkeypatch):

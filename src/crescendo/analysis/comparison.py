@@ -4,6 +4,7 @@ Where the runs recorded what their training cost, the table has the shape of Tab
 2021 (arXiv:2104.00298): a row for each way to train, its accuracy, its cost, and what it saves.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from scipy.stats import t as student
 from crescendo.analysis.plan import short_number
 from crescendo.resume import FREE
 from crescendo.runs import read_config, read_summary
+
+TOLERANCE = (
+    0.002  # of accuracy: what a cheaper reference may lack of the best, and an equal row of the reference
+)
 
 # What two runs may differ in and still be the same experiment.
 INCIDENTAL = ("seed", *FREE)
@@ -54,8 +59,12 @@ class Saving(NamedTuple):
 
     @property
     def equal_accuracy(self) -> bool:
-        """Not lower beyond the interval: its upper end reaches 0. With few seeds that says little."""
-        return self.difference.half is not None and self.difference.mean + self.difference.half >= 0
+        """Not lower by more than TOLERANCE, nor beyond the interval: its upper end reaches 0."""
+        return (
+            self.difference.half is not None
+            and self.difference.mean >= -TOLERANCE
+            and self.difference.mean + self.difference.half >= 0
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,8 @@ class Row:
         seeds: of each finished run; what follows is in their order.
         accuracies: on the test images, in 0..1.
         seconds: of the whole run.
-        train_macs, cpu_seconds: of the training alone; None where a run has not recorded them.
+        train_macs: of the training and its refreshes of batch norm's statistics.
+        cpu_seconds: of the training alone. Both are None where a run has not recorded them.
         one_resolution: whether every epoch trains at the same.
         unfinished: "<status> <directory>" of each other run.
     """
@@ -93,6 +103,8 @@ def compare(directories: Sequence[Path]) -> list[Row]:
     settings: dict[str, dict[str, Any]] = {}
     for directory in directories:
         flat = _flat(OmegaConf.to_container(read_config(directory)))
+        if flat.get("budget") is not None:  # its length was fitted, on this machine and for this seed
+            del flat["trainer.max_epochs"]
         key = repr(sorted(flat.items()))
         settings[key] = flat
         groups.setdefault(key, []).append(directory)
@@ -104,7 +116,8 @@ def compare(directories: Sequence[Path]) -> list[Row]:
         _row(
             {name: settings[key].get(name) for name in differing},
             runs,
-            one_resolution=settings[key].get("curriculum.stages") == 1,
+            one_resolution=settings[key].get("curriculum.stages") == 1
+            and not settings[key].get("curriculum.fixres"),
         )
         for key, runs in groups.items()
     ]
@@ -112,9 +125,21 @@ def compare(directories: Sequence[Path]) -> list[Row]:
 
 
 def find_reference(rows: Sequence[Row]) -> Row | None:
-    """What the others are held against: the most accurate of the rows that train at one resolution."""
+    """What the others are held against, of the rows that train at one resolution.
+
+    The cheapest of those within TOLERANCE of the most accurate; where costs are not known, the most accurate.
+    """
     fixed = [row for row in rows if row.one_resolution and row.accuracies]
-    return max(fixed, key=lambda row: mean(row.accuracies)) if fixed else None
+    if not fixed:
+        return None
+    best = max(fixed, key=lambda row: mean(row.accuracies))
+    level = mean(best.accuracies) - TOLERANCE
+
+    def cost(row: Row) -> float:
+        return mean(spent or math.inf for spent in row.train_macs)
+
+    near = [row for row in fixed if mean(row.accuracies) >= level and cost(row) < cost(best)]
+    return min(near, key=cost, default=best)
 
 
 def saving(row: Row, reference: Row) -> Saving | None:
@@ -139,10 +164,9 @@ def saving(row: Row, reference: Row) -> Saving | None:
 def show_comparison(rows: Sequence[Row]) -> Table:
     """The comparison for a terminal.
 
-    The last two columns hold each row against the reference, the most accurate of the rows that train at
-    one resolution, paired over seeds: "difference" in test accuracy with its 95% interval, and
-    "cost at equal accuracy", the share of the reference's training MACs / CPU seconds where the accuracy
-    is not lower beyond the interval, else "-".
+    The last two columns hold each row against the reference (find_reference), paired over seeds:
+    "difference" in test accuracy with its 95% interval, and "cost at equal accuracy", the share of the
+    reference's training MACs / CPU seconds where the accuracy is equal (Saving.equal_accuracy), else "-".
     """
     table = Table()
     names = list(rows[0].differences)
@@ -214,7 +238,7 @@ def _row(differences: Mapping[str, Any], directories: Sequence[Path], *, one_res
         seeds=[read_config(directory).seed for directory in done],
         accuracies=[summary["metrics"]["test/accuracy"] for summary in tested],
         seconds=[summary["seconds"] for summary in tested],
-        train_macs=[summary["train_macs"] for summary in tested],
+        train_macs=[_spent_macs(summary) for summary in tested],
         cpu_seconds=[summary["cpu_seconds"] for summary in tested],
         one_resolution=one_resolution,
         parameters=first.get("parameters"),
@@ -225,6 +249,11 @@ def _row(differences: Mapping[str, Any], directories: Sequence[Path], *, one_res
             if directory not in done
         ],
     )
+
+
+def _spent_macs(summary: Mapping[str, Any]) -> float | None:
+    spent = summary["train_macs"]
+    return None if spent is None else spent + (summary.get("bn_refresh_macs") or 0)
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

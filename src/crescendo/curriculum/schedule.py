@@ -94,7 +94,8 @@ class Curriculum:
         order: "rising", or "random": each stage draws one of the sizes that the range allows, a function
             of `seed` and the stage's first epoch. The control of Tan & Le 2021 (section 5.3, Table 13).
         adaptive: the knobs follow the stages, and a drawn resolution; False: they stay at their ends.
-        max_shapes: the resolution takes at most so many values, while the knobs move in every stage.
+        max_shapes: the resolution takes at most so many values, while the knobs move in every stage; fixres
+            may add one.
         fixres: share of the epochs, one or more, that are added as a last stage at the resolution of
             evaluation, with the knobs at their ends, and that train the head and the batch norms alone.
             Fixing the train-test resolution discrepancy.  Touvron, Vedaldi, Douze, Jegou, 2019.
