@@ -184,15 +184,21 @@ def compare(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUNS...", help="Run directories, or directories of runs.")
     ],
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="A file to write, too: a row for each finished run.")
+    ] = None,
 ) -> None:
     """Compare runs: mean and spread over seeds, cost, time."""
     from rich import get_console
 
     from crescendo.analysis.comparison import compare as compare_runs
-    from crescendo.analysis.comparison import show_comparison
+    from crescendo.analysis.comparison import show_comparison, write_runs
     from crescendo.runs import find_runs
 
-    get_console().print(show_comparison(compare_runs(find_runs(runs))))
+    rows = compare_runs(find_runs(runs))
+    get_console().print(show_comparison(rows))
+    if table is not None:
+        write_runs(rows, table)
 
 
 @sweep.command()

@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 
@@ -5,7 +6,15 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from crescendo.analysis.comparison import Interval, compare, find_reference, saving, show_comparison, spread
+from crescendo.analysis.comparison import (
+    Interval,
+    compare,
+    find_reference,
+    saving,
+    show_comparison,
+    spread,
+    write_runs,
+)
 
 CONFIG = {
     "name": "digits",
@@ -234,6 +243,20 @@ def test_what_refreshes_took_is_counted(tmp_path):
     (place / "summary.json").write_text(json.dumps(summary | {"bn_refresh_macs": 4}))
     (row,) = compare([place])
     assert row.train_macs == [14]
+
+
+def test_a_csv_has_a_row_for_each_finished_run(tmp_path):
+    arms = [(FIXED, {1: (0.9, 10, 1.0), 2: (0.8, 10, 1.5)}), (RISING, {1: (0.7, 5, 0.5)})]
+    failed = run(tmp_path / "failed", status="failed", seed=3, **FIXED)
+    write_runs(compare([*sweep(tmp_path, arms), failed]), tmp_path / "runs.csv")
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["arm"], row["seed"], row["test_accuracy"]) for row in rows] == [
+        ("fixed", "1", "0.9"),
+        ("fixed", "2", "0.8"),
+        ("rising", "1", "0.7"),
+    ]
+    assert [row["train_macs"] for row in rows] == ["10", "10", "5"]
 
 
 def test_one_seed_has_no_interval_and_saves_nothing(tmp_path):

@@ -4,6 +4,7 @@ Where the runs recorded what their training cost, the table has the shape of Tab
 2021 (arXiv:2104.00298): a row for each way to train, its accuracy, its cost, and what it saves.
 """
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -198,6 +199,18 @@ def show_comparison(rows: Sequence[Row]) -> Table:
         table.caption = "not counted: " + ", ".join(unfinished)
         table.caption_justify = "left"
     return table
+
+
+def write_runs(rows: Sequence[Row], path: Path) -> None:
+    """A csv of the finished runs: in what they differ, their seed, test accuracy and costs."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(
+            [*rows[0].differences, "seed", "test_accuracy", "seconds", "train_macs", "cpu_seconds"]
+        )
+        for row in rows:
+            costs = zip(row.seeds, row.accuracies, row.seconds, row.train_macs, row.cpu_seconds, strict=True)
+            writer.writerows([*row.differences.values(), *values] for values in costs)
 
 
 def _saving_cells(against: Saving | None) -> list[str]:
