@@ -16,6 +16,7 @@ from statistics import mean
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import StrMethodFormatter
 
 from crescendo.analysis.comparison import TOLERANCE, Interval
 
@@ -157,6 +158,8 @@ def draw(results: Sequence[Result], picture: Path) -> None:
                     label=arm,
                 )
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
             axis.set_xlabel(label)
         axes[0].set_ylabel(f"{name}\ntest accuracy, %")
         axes[0].legend(loc="lower right")
