@@ -278,7 +278,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, content, message):
         "+hydra.job.env_set.PYTHONPATH=.",
         "+data@hydra.callbacks=digits",
         "model=../../mine,resnet20",
-        "+experiment=/tmp/mine",
+        "+experiment=/elsewhere/mine",
         "--config-dir=conf",
         "--config-path=conf",
         "--config-d=conf",

@@ -16,6 +16,7 @@ from crescendo.devices import trainer_settings
 from crescendo.errors import UserError
 from crescendo.experiment import Experiment, around_validation, build_curriculum, prepare
 from crescendo.probe import probe
+from crescendo.resolvers import fewest_epochs
 from crescendo.targets import build, check_arguments
 
 if TYPE_CHECKING:
@@ -91,10 +92,8 @@ def _epochs_within(budget: Budget, config: DictConfig, experiment: Experiment, s
 
 def _fewest_epochs(config: DictConfig) -> int:
     """One for each stage, and the warm-up."""
-    curriculum = config.curriculum
-    stages = 1 if curriculum.stages == "every_epoch" else curriculum.stages
-    last = int(curriculum.get("fixres", 0.0) > 0)
-    return max(stages + last, math.ceil(config.lr_schedule.get("warmup_epochs", 0)))
+    stages = fewest_epochs(config.curriculum.stages, config.curriculum.get("fixres", 0.0))
+    return max(stages, math.ceil(config.lr_schedule.get("warmup_epochs", 0)))
 
 
 def refuse_lengths_beside_budget(config: DictConfig, overrides: Sequence[str]) -> None:

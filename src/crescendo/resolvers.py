@@ -2,7 +2,7 @@
 
 ${choice:model}                 the option chosen for a group, in a job as in a sweep
 ${class_directories:<root>}     how many classes a tree of class directories has
-${fewest_epochs:<stages>,<fixres>}   one for each stage of a curriculum
+${fewest_epochs:<stages>,<fixres>}   the epochs that a curriculum takes at least
 ${short_id:}                    four hexadecimal digits
 """
 
@@ -24,12 +24,12 @@ def _count_classes(root: str) -> int:
     return len(class_directories(root))
 
 
-def _fewest_epochs(stages: int | str, fixres: float) -> int:
-    """Where every epoch is a stage, two: the first and the last."""
-    return (2 if stages == "every_epoch" else int(stages)) + (fixres > 0)
+def fewest_epochs(stages: int | str, fixres: float) -> int:
+    """One for each stage of a curriculum."""
+    return (1 if stages == "every_epoch" else int(stages)) + (fixres > 0)
 
 
 OmegaConf.register_new_resolver("choice", _choice, replace=True)
 OmegaConf.register_new_resolver("class_directories", _count_classes, replace=True)
-OmegaConf.register_new_resolver("fewest_epochs", _fewest_epochs, replace=True)
+OmegaConf.register_new_resolver("fewest_epochs", fewest_epochs, replace=True)
 OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(2), replace=True)

@@ -165,9 +165,8 @@ class StatisticsDrift(L.Callback):
     ) -> None:
         if not self._before or batch_idx + 1 < trainer.num_training_batches:
             return
-        before = {
-            name: value.to(pl_module.device) for name, value in self._before.items()
-        }  # from a checkpoint
+        # What a checkpoint held is on the CPU.
+        before = {name: value.to(pl_module.device) for name, value in self._before.items()}
         mean, variance = batch_norm.drift(before, batch_norm.statistics(pl_module))
         self._before = {}
         for logger in trainer.loggers:

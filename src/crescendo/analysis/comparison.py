@@ -20,9 +20,8 @@ from crescendo.analysis.plan import short_number
 from crescendo.resume import FREE
 from crescendo.runs import read_config, read_summary
 
-TOLERANCE = (
-    0.002  # of accuracy: what a cheaper reference may lack of the best, and an equal row of the reference
-)
+# Of accuracy: what a cheaper reference may lack of the best, and an equal row of the reference.
+TOLERANCE = 0.002
 
 # What two runs may differ in and still be the same experiment.
 INCIDENTAL = ("seed", *FREE)
