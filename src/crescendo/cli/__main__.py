@@ -1,0 +1,3 @@
+from crescendo.cli import main
+
+main()
