@@ -12,6 +12,8 @@ from commands import REPOSITORY, TINY, command, crescendo, only_run, train
 from omegaconf import OmegaConf
 from PIL import Image
 
+from crescendo.answers import read_answers
+
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
@@ -61,6 +63,7 @@ def test_a_run_leaves_a_complete_directory(finished):
             "train.log",
             "summary.json",
             "confusion_matrix.csv",
+            "predictions.csv",
         ),
         *("checkpoints", *(f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))),
     }
@@ -91,6 +94,9 @@ def test_a_run_leaves_a_complete_directory(finished):
         rows = list(csv.reader(file))
     assert len(rows) == 11
     assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == 40  # each test image once
+    answers = read_answers(finished)
+    assert answers.indices.tolist() == list(range(40))
+    assert 1 - answers.wrong.mean() == pytest.approx(summary["metrics"]["test/accuracy"])
 
 
 def test_metrics_follow_the_curriculum(finished):

@@ -1,7 +1,7 @@
 """A run is a directory: its configuration, its log, its checkpoints, and how it ended.
 
 runs/<name>/<date>_<time>_<short id>/
-  config.yaml  overrides.yaml  metrics.csv  train.log  confusion_matrix.csv
+  config.yaml  overrides.yaml  metrics.csv  train.log  confusion_matrix.csv  predictions.csv
   checkpoints/best.ckpt  checkpoints/last.ckpt
   summary.json
 """
