@@ -62,7 +62,8 @@ class GatheredAnswers(Metric):
         )
         order = np.argsort(numbers[:, 0], kind="stable")
         shares = shares[order].astype(np.float64)
-        return Answers(*numbers[order].T, shares[:, 0], shares[:, 1])
+        indices, labels, answers = numbers[order].T
+        return Answers(indices, labels, answers, shares[:, 0], shares[:, 1])
 
 
 def write_answers(directory: Path, answers: Answers) -> None:
