@@ -154,8 +154,12 @@ def test_compare_shows_mean_and_spread_of_a_sweep(tmp_path):
     configs = sorted(tmp_path.rglob("config.yaml"))
     assert [path.parent.name for path in configs] == ["0", "1"]
     assert [OmegaConf.load(path).seed for path in configs] == [1, 2]
-    result = crescendo("compare", "runs", cwd=tmp_path)
+    files = ("--html", "report.html", "--csv", "runs.csv", "--markdown", "table.md")
+    result = crescendo("compare", "runs/*", *files, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    assert "2 finished runs in 1 group" in (tmp_path / "report.html").read_text()
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 3
+    assert (tmp_path / "table.md").read_text().startswith("| run | runs | test accuracy |")
     assert "±" in result.stdout
     assert re.search(r"│\s+2 │", result.stdout)  # one row of two runs
 

@@ -82,9 +82,9 @@ def with_data(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     for key, value in settings.items():
         if OmegaConf.select(config.data, key, default=ABSENT) is ABSENT:
             known = [str(name) for name in config.data]
+            near = did_you_mean(key.partition(".")[0], known)
             raise UserError(
-                f"--data {key}: the run's data has no such setting.{did_you_mean(key, known)} "
-                f"It has {', '.join(known)}."
+                f"--data {key}: the run's data has no such setting.{near} It has {', '.join(known)}."
             )
         plain = OmegaConf.from_dotlist([f"value={value}"]).value
         OmegaConf.update(changed.data, key, plain)

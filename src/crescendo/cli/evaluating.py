@@ -30,6 +30,7 @@ def evaluate(
     trust: Trust = False,
 ) -> None:
     """Test a run's best checkpoint on its test images again, with 95% intervals."""
+    pixels = _pixels(resolutions)
     from rich import get_console
 
     from crescendo.analysis.score_tables import draw_evaluation
@@ -40,13 +41,13 @@ def evaluate(
         accelerator,
         trust=trust,
         data=data or (),
-        resolutions=_pixels(resolutions),
+        resolutions=pixels,
         averaged=tta,
         corrupted=corruptions,
         other=against,
     )
     if plot is not None:
-        figure = draw_evaluation(evaluation, run.name)
+        figure = draw_evaluation(evaluation, "/".join(run.absolute().parts[-2:]))
         try:
             figure.savefig(plot, dpi=120)
         except (OSError, ValueError) as error:

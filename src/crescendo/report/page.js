@@ -48,7 +48,7 @@
     return { ...axis, type: "log", tickvals: ticks, ticktext: ticks.map(si) };
   }
 
-  function frontier() {
+  function frontier(isWide) {
     const traces = [], means = [];
     const spans = content.frontier.filter((_, index) => isShown(index)).flatMap(group => known(group.costs[state.cost]));
     const axis = costAxis(spans, COSTS[state.cost]), isLog = axis.type === "log";
@@ -65,7 +65,7 @@
         hovertemplate: used.map(at => `${name}<br>seed ${group.seeds[at]}: %{y:.4f}<br>${si(costs[at])}<extra></extra>`),
       });
       traces.push({
-        x: [cost], y: [group.mean], mode: "markers+text", type: "scatter", text: [`\u2002${plain(short(content.groups[index], 30))}\u2002`],
+        x: [cost], y: [group.mean], mode: isWide ? "markers+text" : "markers", type: "scatter", text: [`\u2002${plain(short(content.groups[index], 30))}\u2002`],
         textposition: isRight(cost) ? "top left" : "top right", textfont: { color: colour(index), size: 12 }, cliponaxis: false,
         marker: { color: colour(index), size: 13, symbol: Math.floor(index / 8) % 2 ? "diamond" : "circle" },
         error_y: { type: "data", array: [group.half || 0], visible: group.half !== null, color: faint(colour(index), .7), thickness: 1.5, width: 5 },
@@ -164,7 +164,7 @@
   const plots = [...document.querySelectorAll("[data-plot]")], seen = new Set();
   function draw(plot) {
     const kind = plot.dataset.plot;
-    const [traces, shape] = kind === "frontier" ? frontier() : kind === "matrix" ? matrix(+plot.dataset.group) : curve(kind);
+    const [traces, shape] = kind === "frontier" ? frontier(plot.clientWidth > 560) : kind === "matrix" ? matrix(+plot.dataset.group) : curve(kind);
     Plotly.react(plot, traces, shape, CONFIG);
   }
   function redraw(isDue) { for (const plot of seen) if (isDue(plot.dataset.plot)) draw(plot); }
