@@ -8,18 +8,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
-
+from crescendo.analysis.grouping import group_runs
 from crescendo.analysis.uncertainty import Interval, PairedTest, holm
 from crescendo.errors import UserError
-from crescendo.resume import FREE
-from crescendo.runs import read_config, read_overrides, read_summary
+from crescendo.runs import read_config, read_summary
 
 # Of accuracy: what a cheaper reference may lack of the best, and an equal row of the reference.
 TOLERANCE = 0.002
-
-# What two runs may differ in and still be the same experiment.
-INCIDENTAL = ("seed", *FREE)
 
 
 class Reference(StrEnum):
@@ -64,9 +59,8 @@ class Row:
     """Runs that differ in nothing but their seeds.
 
     Attributes:
-        differences: what tells the groups apart, with this group's values: their arms, else what was typed,
-            else the settings that differ.
-        settings: all that differ between the groups, with this group's values.
+        differences, settings: what tells the groups apart, and all settings that differ, with this group's
+            values (crescendo.analysis.grouping.Group).
         place: of its first run among all that were compared.
         directories, seeds: of each finished run; what follows is in their order.
         accuracies: on the test images, in 0..1.
@@ -122,30 +116,17 @@ class Comparison:
 
 def compare(directories: Sequence[Path]) -> list[Row]:
     """Group runs by configuration, the best mean test accuracy first."""
-    groups: dict[str, list[Path]] = {}
-    settings: dict[str, dict[str, Any]] = {}
-    for directory in directories:
-        flat = _flat(OmegaConf.to_container(read_config(directory)))
-        if flat.get("budget") is not None:  # its length was fitted, on this machine and for this seed
-            del flat["trainer.max_epochs"]
-        key = repr(sorted(flat.items()))
-        settings[key] = flat
-        groups.setdefault(key, []).append(directory)
-    differing = _differing(list(settings.values()))
-    names = _arms(list(settings.values())) or _typed(list(groups.values()))
-    rows = []
-    for place, (key, runs) in enumerate(groups.items()):
-        changed = {name: settings[key].get(name) for name in differing}
-        flat = settings[key]
-        rows.append(
-            _row(
-                runs,
-                differences=names[place] if names else changed,
-                settings=changed,
-                place=place,
-                one_resolution=flat.get("curriculum.stages") == 1 and not flat.get("curriculum.fixres"),
-            )
+    rows = [
+        _row(
+            group.directories,
+            differences=group.differences,
+            settings=group.changed,
+            place=place,
+            one_resolution=group.settings.get("curriculum.stages") == 1
+            and not group.settings.get("curriculum.fixres"),
         )
+        for place, group in enumerate(group_runs(directories))
+    ]
     return sorted(rows, key=lambda row: mean(row.accuracies) if row.accuracies else -1, reverse=True)
 
 
@@ -257,53 +238,3 @@ def _row(directories: Sequence[Path], **what: Any) -> Row:
 def _spent_macs(summary: Mapping[str, Any]) -> float | None:
     spent = summary["train_macs"]
     return None if spent is None else spent + (summary.get("bn_refresh_macs") or 0)
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted name, without the incidental ones."""
-    if not isinstance(node, dict) or not node:
-        return {prefix: node}
-    flat: dict[str, Any] = {}
-    for name, value in node.items():
-        key = f"{prefix}.{name}" if prefix else str(name)
-        if not _is_incidental(key):
-            flat |= _flat(value, key)
-    return flat
-
-
-def _is_incidental(key: str) -> bool:
-    return any(key == other or key.startswith(other + ".") for other in INCIDENTAL)
-
-
-def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = dict.fromkeys(name for flat in settings for name in flat)
-    return [name for name in names if len({repr(flat.get(name, "absent")) for flat in settings}) > 1]
-
-
-def _arms(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
-    """An arm stands for all that it sets: the arm of each group, where each has one of its own."""
-    arms = [flat.get("arm") for flat in settings]
-    if len(arms) < 2 or None in arms or len(set(arms)) < len(arms):
-        return None
-    return [{"arm": arm} for arm in arms]
-
-
-def _typed(groups: Sequence[Sequence[Path]]) -> list[dict[str, Any]] | None:
-    """What was typed for each group and not for all, where that alone tells them apart.
-
-    A group's option, such as curriculum=progressive, sets many values: its name is shorter.
-    """
-    typed = [
-        [dict(override.partition("=")[::2] for override in read_overrides(run)) for run in runs]
-        for runs in groups
-    ]
-    own = [
-        {key for overrides in group for key in overrides if len({own.get(key) for own in group}) > 1}
-        for group in typed
-    ]
-    firsts = [group[0] for group in typed]
-    varying = {key for keys in own for key in keys}
-    names = [name for name in _differing(firsts) if name not in varying and not _is_incidental(name)]
-    found = [{name: group.get(name) for name in names} for group in firsts]
-    unique = {repr(values) for values in found}
-    return found if names and len(unique) == len(groups) else None

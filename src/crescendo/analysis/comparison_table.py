@@ -102,13 +102,13 @@ class ComparisonTable:
 
     def _with_notes(self, table: Table, dropped: Sequence[str]) -> RenderResult:
         yield table
-        yield from notes_of(self.comparison)
+        yield from (*notes_of(self.comparison), *_not_counted(self.comparison))
         if dropped:
             yield f"left out at this width: {', '.join(dropped)} (--markdown has all)"
 
 
 def notes_of(comparison: Comparison) -> list[str]:
-    """What is to be said below the table."""
+    """What the table's numbers are."""
     notes = ["±: half of the 95% interval by Student's t over seeds"]
     if comparison.reference is not None:
         tests = sum(p is not None for p in comparison.p_values)
@@ -116,9 +116,11 @@ def notes_of(comparison: Comparison) -> list[str]:
             f"difference: from {comparison.reference.label}, over the seeds that both have; "
             f"p: {comparison.test.full_name}" + (f", adjusted for {tests} tests (Holm)" if tests > 1 else "")
         )
-    if comparison.unfinished:
-        notes.append("not counted:\n" + "\n".join(f"  {run}" for run in comparison.unfinished))
     return notes
+
+
+def _not_counted(comparison: Comparison) -> list[str]:
+    return ["not counted:", *(f"  {run}" for run in comparison.unfinished)] if comparison.unfinished else []
 
 
 def write_markdown(comparison: Comparison, path: Path) -> None:
@@ -126,7 +128,7 @@ def write_markdown(comparison: Comparison, path: Path) -> None:
     names, headings, labels, numbers = cells_of(comparison)
     lines = [_line([*names, *headings]), _line([*["---"] * len(names), *["---:"] * len(headings)])]
     lines += [_line([*label, *cells]) for label, cells in zip(labels, numbers, strict=True)]
-    lines += ["", *(f"{note}  " for note in notes_of(comparison))]
+    lines += ["", *(f"{note}  " for note in (*notes_of(comparison), *_not_counted(comparison)))]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -76,7 +76,7 @@ def read_content(comparison: Comparison) -> Content:
     return Content(
         groups=[row.label for row in rows],
         cells=cells_of(comparison),
-        notes=notes_of(comparison)[: 2 if comparison.reference else 1],
+        notes=notes_of(comparison),
         settings=[(name, [short_value(row.settings[name]) for row in rows]) for name in rows[0].settings],
         runs=[
             (
