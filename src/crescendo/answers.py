@@ -90,6 +90,7 @@ def read_answers(directory: Path) -> Answers | None:
         if not rows or tuple(rows[0]) != COLUMNS:
             raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
         table = np.array(rows[1:], dtype=np.float64).reshape(-1, len(COLUMNS))
+        table = table[np.argsort(table[:, 0], kind="stable")]
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     indices, labels, answers = table[:, :3].astype(np.int64).T

@@ -278,7 +278,7 @@ def test_what_was_typed_names_the_groups(tmp_path):
     first, other = compare(runs)
     assert (first.differences, other.differences) == ({"curriculum": None}, {"curriculum": "rising"})
     assert list(other.settings) == ["curriculum.stages", "curriculum.resolution.start"]
-    assert (first.label, other.label) == ("all runs", "rising")
+    assert (first.label, other.label) == ("as it is", "rising")
 
 
 def test_what_was_typed_in_different_ways_does_not_name_them(tmp_path):

@@ -170,6 +170,15 @@ def test_data_that_has_changed_is_not_shown_as_what_was_tested(tmp_path, compose
     assert "has other labels by now" in gallery.notes[0]
 
 
+def test_runs_of_other_images_have_thumbnails_of_their_own(tmp_path, composed):
+    longer = made_run(tmp_path / "b", composed, "plain20")
+    lines = (longer / "predictions.csv").read_text().splitlines()
+    (longer / "predictions.csv").write_text("\n".join(lines[:100]) + "\n")
+    gallery = make_gallery(compare([made_run(tmp_path / "a", composed), longer]))
+    assert [mistake.place for mistake in gallery.mistakes["all runs"]] == ["0:11", "0:3", "1:11", "1:3"]
+    assert gallery.thumbnails["0:11"] == gallery.thumbnails["1:11"]
+
+
 def test_runs_without_answers_are_named(tmp_path, composed):
     rows = compare(sweep(tmp_path, composed, answers=False))
     gallery = make_gallery(rows)

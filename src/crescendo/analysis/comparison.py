@@ -89,7 +89,7 @@ class Row:
     def label(self) -> str:
         """The group in a few words."""
         parts = [_in_words(name, value) for name, value in self.differences.items() if value is not None]
-        return ", ".join(parts) or "all runs"
+        return ", ".join(parts) or ("as it is" if self.differences else "all runs")
 
 
 @dataclass(frozen=True)

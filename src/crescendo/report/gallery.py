@@ -46,7 +46,7 @@ class Mistake(NamedTuple):
 
 @dataclass(frozen=True)
 class Gallery:
-    """The worst mistakes by group's label, in the comparison's order; the images as data URIs by place.
+    """The worst mistakes by group's label, those of all runs first; the images as data URIs by place.
 
     Attributes:
         notes: what is left out, and why.
@@ -57,109 +57,116 @@ class Gallery:
     notes: Sequence[str]
 
 
+class TestSet:
+    """Test images that runs have in common.
+
+    Attributes:
+        run: one of them.
+        shown: the images that are in the gallery.
+    """
+
+    def __init__(self, number: int, run: Path, answers: Answers) -> None:
+        data = read_config(run).data
+        self.number, self.run, self.answers = number, run, answers
+        self.names = [str(name) for name in data.class_names or range(data.num_classes)]
+        self.shown: set[int] = set()
+
+    def place(self, index: int) -> str:
+        return f"{self.number}:{index}"
+
+    def name(self, label: int) -> str:
+        return self.names[label] if label < len(self.names) else str(label)
+
+    def worst(self, tested: Sequence[Answers]) -> list[Mistake]:
+        """The images with the largest mean probability of what they are not."""
+        sure = np.stack([np.where(mine.wrong, mine.probabilities, 0.0) for mine in tested])
+        worst = []
+        for at in np.argsort(-sure.mean(0), kind="stable")[:SHOWN]:
+            surest = int(sure[:, at].argmax())
+            if sure[surest, at] == 0:
+                break
+            index = int(self.answers.indices[at])
+            self.shown.add(index)
+            worst.append(
+                Mistake(
+                    self.place(index),
+                    self.name(int(self.answers.labels[at])),
+                    self.name(int(tested[surest].answers[at])),
+                    float(sure[surest, at]),
+                    int((sure[:, at] > 0).sum()),
+                    len(tested),
+                )
+            )
+        return worst
+
+
 def make_gallery(rows: Sequence[Row], *, trust: bool = False) -> Gallery:
-    """The gallery of the groups' finished runs, and of all together where they have one data set.
+    """The gallery of each group's finished runs, and of all together.
 
     Args:
         trust: build sources of images of any package.
     """
-    mistakes: dict[str, list[Mistake]] = {}
-    shown: dict[str, tuple[Path, set[int]]] = {}  # by data set: a run of it, and the images that are shown
+    answers: dict[Path, Answers] = {}
+    sets: dict[str, TestSet] = {}
+    set_of: dict[Path, TestSet] = {}
     notes: list[str] = []
-    tested: list[tuple[str, list[tuple[str, list[Path]]]]] = [
-        (row.label, list(_by_data(row.directories).items())) for row in rows if row.directories
-    ]
-    everything = _by_data([directory for row in rows for directory in row.directories])
-    if len(tested) > 1:
-        tested.insert(0, ("all runs", list(everything.items())))
-    for label, sets in tested:
-        found: list[Mistake] = []
-        for data, directories in sets:
-            answers = {run: read_answers(run) for run in directories}
-            known = [mine for mine in answers.values() if mine is not None]
-            without = [run.name for run, mine in answers.items() if mine is None]
-            if without and label != "all runs":
-                notes.append(f"{label}: {len(without)} of {len(answers)} runs recorded no predictions.csv.")
-            if not known or any(mine.labels.tolist() != known[0].labels.tolist() for mine in known):
-                continue
-            names = _class_names(directories[0])
-            own = _worst(known, data, names)
-            shown.setdefault(data, (directories[0], set()))[1].update(int(m.place.split(":")[1]) for m in own)
-            found += own
-        if found:
-            mistakes[label] = found
+    for row in rows:
+        found = {run: read_answers(run) for run in row.directories}
+        known = {run: mine for run, mine in found.items() if mine is not None}
+        if len(known) < len(found):
+            without = len(found) - len(known)
+            notes.append(f"{row.label}: {without} of {len(found)} runs recorded no predictions.csv.")
+        for run, mine in known.items():
+            set_of[run] = sets.setdefault(_images_of(run, mine), TestSet(len(sets), run, mine))
+        answers |= known
+    groups = [(row.label, [run for run in row.directories if run in answers]) for row in rows]
+    if len(groups) > 1:
+        groups.insert(0, ("all runs", list(answers)))
+    mistakes = {}
+    for label, runs in groups:
+        by_set = {images: [answers[run] for run in runs if set_of[run] is images] for images in sets.values()}
+        mistakes[label] = [one for images, own in by_set.items() if own for one in images.worst(own)]
     thumbnails: dict[str, str] = {}
-    for data, (run, images) in shown.items():
+    for images in sets.values():
         try:
-            pictures = _thumbnails(run, sorted(images), trust=trust)
+            pictures = _thumbnails(images, trust=trust)
         except (UserError, OSError) as error:
             notes.append(f"Without images, since the test set cannot be read here: {error}")
         else:
-            thumbnails |= {f"{data}:{index}": picture for index, picture in pictures.items()}
-    return Gallery(mistakes, thumbnails, notes)
+            thumbnails |= {images.place(index): picture for index, picture in pictures.items()}
+    return Gallery({label: found for label, found in mistakes.items() if found}, thumbnails, notes)
 
 
-def _by_data(directories: Sequence[Path]) -> dict[str, list[Path]]:
-    """Runs by the test set that they have in common, numbered."""
-    sets: dict[str, list[Path]] = {}
-    for directory in directories:
-        sets.setdefault(_data_of(directory), []).append(directory)
-    return sets
+def _images_of(run: Path, answers: Answers) -> str:
+    """What two runs have in common that were tested on the same images: data, source, labels.
 
-
-def _data_of(directory: Path) -> str:
-    """A short name for a run's test images: of the data set and of what its source is given."""
-    data = read_config(directory).data
+    Not the directory, which may have moved.
+    """
+    data = read_config(run).data
     source = {name: value for name, value in plain_values(data.source).items() if name != "root"}
-    return f"{data.name}-{zlib.crc32(repr(sorted(source.items())).encode()):08x}".replace(":", "-")
+    labels = zlib.crc32(np.stack([answers.indices, answers.labels]).tobytes())
+    return repr((data.name, sorted(source.items(), key=repr), labels))
 
 
-def _class_names(directory: Path) -> list[str]:
-    data = read_config(directory).data
-    return [str(name) for name in data.class_names or range(data.num_classes)]
-
-
-def _worst(answers: Sequence[Answers], data: str, names: Sequence[str]) -> list[Mistake]:
-    """The images with the largest mean probability of what they are not."""
-    first = answers[0]
-    sure = np.stack([np.where(mine.wrong, mine.probabilities, 0.0) for mine in answers])
-    order = np.argsort(-sure.mean(0), kind="stable")[:SHOWN]
-    worst = []
-    for place in order:
-        surest = int(sure[:, place].argmax())
-        if sure[surest, place] == 0:
-            break
-        worst.append(
-            Mistake(
-                f"{data}:{first.indices[place]}",
-                names[first.labels[place]],
-                names[answers[surest].answers[place]],
-                float(sure[surest, place]),
-                int((sure[:, place] > 0).sum()),
-                len(answers),
-            )
-        )
-    return worst
-
-
-def _thumbnails(run: Path, indices: Sequence[int], *, trust: bool) -> dict[int, str]:
-    """Test images as evaluation sees them, small, as data URIs.
+def _thumbnails(images: TestSet, *, trust: bool) -> dict[int, str]:
+    """Test images as evaluation sees them, small, as data URIs by index.
 
     Raises:
         UserError: the data set is not there, or is another one by now.
     """
-    config = load_config(run, trust=trust)
-    answers = read_answers(run)
+    indices = np.array(sorted(images.shown), dtype=np.int64)
+    if not len(indices):
+        return {}
+    config = load_config(images.run, trust=trust)
     test = AddressedDataset(build(config.data.source, "data.source").test, build_transform(config))
-    if answers is None or len(test) <= answers.indices.max():
-        raise UserError(f"{config.data.name} has {len(test)} test images, the runs were tested on others.")
-    side = min(config.data.native_size, LARGEST)
-    batch = test.__getitems__(Draws(np.asarray(indices, dtype=np.int64), None, side))
-    known = dict(zip(answers.indices.tolist(), answers.labels.tolist(), strict=True))
-    if batch.labels.tolist() != [known[index] for index in indices]:
+    if len(test) <= indices.max():
+        raise UserError(f"{config.data.name} has {len(test)} test images, the runs were tested on more.")
+    batch = test.__getitems__(Draws(indices, None, min(config.data.native_size, LARGEST)))
+    tested = images.answers.labels[np.searchsorted(images.answers.indices, indices)]
+    if batch.labels.tolist() != tested.tolist():
         raise UserError(f"{config.data.name} has other labels by now.")
     pixels = batch.images.permute(0, 2, 3, 1).numpy()
-    return {index: _data_uri(image) for index, image in zip(indices, pixels, strict=True)}
+    return {int(index): _data_uri(image) for index, image in zip(indices, pixels, strict=True)}
 
 
 def _data_uri(pixels: npt.NDArray[Any]) -> str:
