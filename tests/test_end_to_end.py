@@ -132,7 +132,7 @@ def test_evaluate_repeats_the_test_from_any_directory(finished, tmp_path):
     assert result.returncode == 0, result.stderr
     summary = json.loads((finished / "summary.json").read_text())
     metrics = json.loads(result.stdout)["metrics"]
-    assert metrics["test/accuracy"] == summary["metrics"]["test/accuracy"]
+    assert metrics["test/accuracy"] == pytest.approx(summary["metrics"]["test/accuracy"])
     assert metrics["test/loss"] == pytest.approx(summary["metrics"]["test/loss"], rel=1e-6)
 
 
