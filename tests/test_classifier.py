@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from crescendo.classifier import ImageClassifier, TrainingSums
 from crescendo.curriculum.schedule import Curriculum, Stage
 from crescendo.data import Batch, ImageData, Transform
-from crescendo.data.sources import Sets, StoredImages
+from crescendo.data.images import Sets, StoredImages
 from crescendo.models.layers import Dropout, Net, WithAuxiliary
 from crescendo.optim import Constant, Cosine
 

@@ -10,7 +10,7 @@ from crescendo.classifier import ImageClassifier
 from crescendo.curriculum import Curriculum
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.data import ImageData, Transform
-from crescendo.data.sources import Sets, StoredImages
+from crescendo.data.images import Sets, StoredImages
 from crescendo.models import create_model
 from crescendo.optim import Step
 from crescendo.runs import Run

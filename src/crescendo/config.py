@@ -122,6 +122,8 @@ class DataSettings(Group):
     val_fraction: Share
     fraction: ShareOrAll
     split_seed: NonNegativeInt
+    on_error: Literal["raise", "skip"] = "raise"
+    max_errors: NonNegativeInt = 100
 
 
 class ModelSettings(Target):

@@ -12,7 +12,7 @@ from crescendo.analysis.results import class_accuracies
 from crescendo.checkpoints import load_checkpoint
 from crescendo.classifier import ImageClassifier
 from crescendo.config import validate
-from crescendo.data.decoding import read_image
+from crescendo.data.images import GivenFiles
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
 from crescendo.experiment import build_classifier, build_curriculum, build_transform, prepare
@@ -89,8 +89,8 @@ def predict_files(
     answers = []
     for start in range(0, len(files), config.data.eval_batch_size):
         part = files[start : start + config.data.eval_batch_size]
-        images = [read_image(file, config.data.in_channels) for file in part]
-        batch = transform.decoded(images, Draws(np.arange(len(part)), None, resolution))
+        images = GivenFiles(part, config.data.in_channels)
+        batch = images.batch(Draws(np.arange(len(part)), None, resolution), transform)
         with torch.inference_mode():
             best = classifier(batch).softmax(1).topk(min(top, len(names)))
         answers += [

@@ -14,7 +14,7 @@ from crescendo.analysis.plan import Plan, check_net_follows, make_plan
 from crescendo.classifier import ImageClassifier
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.data import Augmentation, ImageData, Transform
-from crescendo.data.sources import Sets
+from crescendo.data.images import Sets
 from crescendo.errors import UserError
 from crescendo.models import load_weights
 from crescendo.models.layers import Net
@@ -163,6 +163,8 @@ def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, l
         val_fraction=config.data.val_fraction,
         fraction=config.data.fraction,
         split_seed=config.data.split_seed,
+        on_error=config.data.on_error,
+        max_errors=config.data.max_errors,
     )
     names = config.data.class_names or sets.class_names or range(config.data.num_classes)
     if len(names) != config.data.num_classes:

@@ -19,7 +19,7 @@ def _choice(group: str, _root_: DictConfig) -> str:
 
 
 def _count_classes(root: str) -> int:
-    from crescendo.data.sources import class_directories  # heavy, and for data=folder alone
+    from crescendo.data.folders import class_directories  # heavy, and for data=folder alone
 
     return len(class_directories(root))
 

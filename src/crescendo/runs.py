@@ -59,6 +59,7 @@ SUMMARY = (
     "packages",
     "wandb_id",
     "not_applied",  # knobs that are on and that the net has no layer for
+    "faulty_images",  # that could not be read, under data.on_error=skip
     "skipped_windows",  # of batches around a loss that was not finite, under on_nonfinite=skip
     "error",
 )

@@ -6,7 +6,7 @@ import torch
 
 from crescendo.curriculum.schedule import Curriculum, Ramp
 from crescendo.data import Augmentation, ImageData, Transform
-from crescendo.data.sources import Sets, StoredImages
+from crescendo.data.images import Sets, StoredImages
 from crescendo.errors import UserError
 
 

@@ -1,7 +1,7 @@
 """The data of a run: splits, samplers and loaders."""
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from crescendo.curriculum.schedule import Curriculum
+from crescendo.data.decoding import ImageError
+from crescendo.data.faults import Fault, Faults, FaultTolerantLoader, Replacements
+from crescendo.data.images import Images, Sets, split, stratified_share
 from crescendo.data.sampler import Draws, EvaluationSampler, TrainingSampler
-from crescendo.data.sources import Images, Sets, split, stratified_share
 from crescendo.data.transforms import Transform
 from crescendo.data.workers import leave_signals_to_the_run
 from crescendo.errors import UserError
@@ -24,22 +26,34 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-class AddressedDataset(Dataset[Batch]):
+class AddressedDataset(Dataset[Any]):
     """Maps draws to a batch: a function of its arguments alone, in whichever process it runs."""
 
     def __init__(self, images: Images, transform: Transform) -> None:
         self.images, self.transform = images, transform
+        self._replacements = Replacements(len(images.labels), transform.seed)
 
     def __len__(self) -> int:
         return len(self.images.labels)
 
-    def __getitems__(self, draws: Draws) -> Batch:
-        """What a loader calls with all that its batch sampler yielded at once."""
-        return Batch(
-            self.images.batch(draws, self.transform),
-            torch.from_numpy(self.images.labels[draws.indices]),
-            torch.from_numpy(draws.indices),
-        )
+    def __getitems__(self, draws: Draws) -> tuple[Batch | None, list[Fault]]:
+        """What a loader calls with all that its batch sampler yielded at once: the batch, if anything of it
+        can be read, and what cannot.
+        """
+        while True:
+            readable, replaced = self._replacements.apply(draws)
+            faults = [
+                Fault(self.images.name(index), index, reason, instead) for index, reason, instead in replaced
+            ]
+            if not len(readable.indices):
+                return None, faults
+            try:
+                images = self.images.batch(readable, self.transform)
+            except ImageError as error:
+                self._replacements.add(error.index, str(error))
+                continue
+            labels = torch.from_numpy(self.images.labels[readable.indices])
+            return Batch(images, labels, torch.from_numpy(readable.indices)), faults
 
 
 class ImageData(L.LightningDataModule):
@@ -57,9 +71,10 @@ class ImageData(L.LightningDataModule):
         val_fraction: share of the training images to validate on, where `sets` has no validation.
         fraction: share of the training images that is left to train on.
         split_seed: of both splits; runs of different `seed` share their splits.
+        on_error, max_errors: what becomes of images that cannot be read: see crescendo.data.faults.
 
     Raises:
-        UserError: a batch size that the images or the devices cannot fill.
+        UserError: a batch size that the images or the devices cannot fill; images that cannot be read.
     """
 
     def __init__(
@@ -76,6 +91,8 @@ class ImageData(L.LightningDataModule):
         val_fraction: float = 0.1,
         fraction: float = 1.0,
         split_seed: int = 0,
+        on_error: Literal["raise", "skip"] = "raise",
+        max_errors: int = 100,
     ) -> None:
         super().__init__()
         training, validation = sets.training, sets.validation
@@ -97,6 +114,11 @@ class ImageData(L.LightningDataModule):
         self.training, self.validation, self.test = (
             AddressedDataset(images, transform) for images in (training, validation, sets.test)
         )
+        self.faults = Faults(on_error, max_errors)
+        for images in (training, validation, sets.test):
+            self.faults.refuse_known(
+                [Fault(images.name(index), index, reason, None) for index, reason in images.faults().items()]
+            )
         self.curriculum, self.seed = curriculum, seed
         self.batch_size, self.eval_batch_size, self.parts = batch_size, eval_batch_size, parts
         self.num_workers = num_workers
@@ -191,7 +213,7 @@ class ImageData(L.LightningDataModule):
         return self._loader(dataset, sampler, once=once)
 
     def _loader(self, dataset: AddressedDataset, sampler: Any, *, once: bool = False) -> DataLoader[Batch]:
-        return DataLoader(
+        loader = FaultTolerantLoader(
             dataset,
             batch_sampler=sampler,
             collate_fn=_as_it_is,
@@ -200,6 +222,8 @@ class ImageData(L.LightningDataModule):
             persistent_workers=self.num_workers > 0 and not once,
             pin_memory=torch.cuda.is_available(),
         )
+        loader.faults = self.faults
+        return loader
 
 
 def _as_it_is(batch: Any) -> Any:

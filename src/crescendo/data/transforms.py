@@ -7,7 +7,7 @@ here; normalisation, mixup, cutmix and erasing happen on the device.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
 from crescendo.data import randaugment
+from crescendo.data.decoding import ImageError, Size
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
 from crescendo.randomness import uniform
@@ -39,6 +40,18 @@ FLIP, SHIFT, LIGHT, PLACE = 0, slice(1, 3), slice(3, 9), slice(9, 11)
 CROP = slice(11, 11 + 2 * CROP_ATTEMPTS)
 RANDAUGMENT = slice(CROP.stop, CROP.stop + randaugment.NUMBERS)
 NUMBERS = RANDAUGMENT.stop
+
+
+class Regions(Protocol):
+    """Images that are not in memory, and that hand out parts of themselves."""
+
+    def size(self, index: int) -> Size:
+        """Of the upright image, without decoding it. Raises ImageError."""
+        ...
+
+    def region(self, index: int, box: Box, size: Size) -> Image.Image:
+        """What is in `box`, at `size`. Raises ImageError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -112,25 +125,34 @@ class Transform:
         images = self._fit(images, draws.resolution)
         return images if numbers is None else self._augment(images, numbers, draws, shift=False)
 
-    def decoded(self, images: Sequence[Image.Image], draws: Draws) -> Tensor:
-        """A batch from images of any size, as PIL decoded them."""
+    def read(self, regions: Regions, draws: Draws) -> Tensor:
+        """A batch from images of any size, of which no more is read than what it shows.
+
+        Raises:
+            ImageError: one cannot be read; tells its index.
+        """
         numbers = self.numbers(draws)
-        rows = [None] * len(images) if numbers is None else numbers
-        batch = torch.stack(
-            [self._resample(image, row, draws.resolution) for image, row in zip(images, rows, strict=True)]
+        rows = [None] * len(draws.indices) if numbers is None else numbers
+        batch = torch.empty(
+            (len(draws.indices), self.in_channels, draws.resolution, draws.resolution), dtype=torch.uint8
         )
+        for image, index, row in zip(batch, draws.indices.tolist(), rows, strict=True):
+            try:
+                image.copy_(self._read(regions, index, row, draws.resolution))
+            except ImageError as error:
+                raise ImageError(str(error), index) from error
         return batch if numbers is None else self._augment(batch, numbers, draws, shift=True)
 
-    def _resample(self, image: Image.Image, row: Numbers | None, resolution: int) -> Tensor:
+    def _read(self, regions: Regions, index: int, row: Numbers | None, resolution: int) -> Tensor:
+        width, height = regions.size(index)
         if self.fit == "pad":
-            box: Box = (0, 0, image.width, image.height)
-            scale = min(1.0, resolution / max(image.size))
-            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            box: Box = (0, 0, width, height)
+            scale = min(1.0, resolution / max(width, height))
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
         else:
-            box = self._box(image.width, image.height, row)
+            box = self._box(width, height, row)
             size = (resolution, resolution)
-        left, top, width, height = box
-        image = image.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
+        image = regions.region(index, box, size)
         pixels = torch.from_numpy(np.array(image)).reshape(size[1], size[0], self.in_channels)
         return _pad_to(pixels.permute(2, 0, 1)[None], resolution)[0]
 
