@@ -124,6 +124,7 @@ class DataSettings(Group):
     split_seed: NonNegativeInt
     on_error: Literal["raise", "skip"] = "raise"
     max_errors: NonNegativeInt = 100
+    tolerance: PositiveFloat | None = None
 
 
 class ModelSettings(Target):

@@ -2,6 +2,7 @@
 
 ${choice:model}                 the option chosen for a group, in a job as in a sweep
 ${class_directories:<root>}     how many classes a tree of class directories has
+${packed_classes:<root>}        how many classes a pack has
 ${fewest_epochs:<stages>,<fixres>}   the epochs that a curriculum takes at least
 ${short_id:}                    four hexadecimal digits
 """
@@ -24,6 +25,14 @@ def _count_classes(root: str) -> int:
     return len(class_directories(root))
 
 
+def _count_packed_classes(root: str) -> int:
+    from pathlib import Path
+
+    from crescendo.data.packs import read_facts
+
+    return len(read_facts(Path(root)).class_names)
+
+
 def fewest_epochs(stages: int | str, fixres: float) -> int:
     """One for each stage of a curriculum."""
     return (1 if stages == "every_epoch" else int(stages)) + (fixres > 0)
@@ -31,5 +40,6 @@ def fewest_epochs(stages: int | str, fixres: float) -> int:
 
 OmegaConf.register_new_resolver("choice", _choice, replace=True)
 OmegaConf.register_new_resolver("class_directories", _count_classes, replace=True)
+OmegaConf.register_new_resolver("packed_classes", _count_packed_classes, replace=True)
 OmegaConf.register_new_resolver("fewest_epochs", fewest_epochs, replace=True)
 OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(2), replace=True)

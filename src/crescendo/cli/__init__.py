@@ -5,16 +5,20 @@ A verb imports what it needs when it is called, so that --help answers at once.
 
 import typer
 
-from crescendo.cli import nets, runs, sweeps
+from crescendo.cli import data, nets, runs, sweeps
 from crescendo.errors import plain_errors
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Look at nets and runs. To train: python train.py --help",
+    help="Look at nets, images and runs. To train: python train.py --help",
 )
-for verb in (nets.models, nets.profile, nets.preview, runs.evaluate, runs.predict, runs.compare):
+for verb in (
+    *(nets.models, nets.profile, nets.preview),
+    *(data.check, data.pack),
+    *(runs.evaluate, runs.predict, runs.compare),
+):
     app.command()(verb)
 app.add_typer(sweeps.app, name="sweep")
 

@@ -52,6 +52,7 @@ DAMAGE = (
 
 Box = tuple[float, float, float, float]  # left, top, width, height in pixels of the upright image
 Size = tuple[int, int]  # width, height
+Pixels = npt.NDArray[np.uint8]  # [height, width] or [height, width, 3]
 
 
 class ImageError(ValueError):
@@ -102,8 +103,8 @@ def read_header(source: Path | bytes) -> Header:
         return Header(width, height, str(image.format))
 
 
-def read_image(source: Path | bytes, in_channels: int) -> Image.Image:
-    """A whole image, upright, in grey (1 channel) or RGB (3).
+def read_image(source: Path | bytes, in_channels: int | None) -> Image.Image:
+    """A whole image, upright, in grey (1 channel) or RGB (3), or in what it is of these (None).
 
     Raises:
         ImageError: it cannot be read.
@@ -134,21 +135,30 @@ def read_region(content: bytes, box: Box, size: Size, in_channels: int, whole: S
         upright = _upright_size(image.size, orientation)
         if upright != whole:
             raise ImageError(f"it has {upright[0]}x{upright[1]} px, and had {whole[0]}x{whole[1]}")
-        left, top, width, height = _as_stored(box, upright, orientation)
+        box = _as_stored(box, upright, orientation)
         wanted = size[::-1] if orientation >= 5 else size
+        reduction = _reduction(box, wanted) if isinstance(image, JpegImageFile) else 1
         try:
-            pixels, reduction = _decode(image, content, (width, height), wanted, in_channels)
-            right, bottom = (left + width) / reduction, (top + height) / reduction
-            left, top = left / reduction, top / reduction
-            x, y = math.floor(left), math.floor(top)
-            part = pixels.crop(
-                (x, y, min(math.ceil(right), pixels.width), min(math.ceil(bottom), pixels.height))
-            )
-            part = _colours(part, in_channels)
-            within = (left - x, top - y, min(right - x, part.width), min(bottom - y, part.height))
-            return _upright(part.resize(wanted, Image.Resampling.BILINEAR, box=within), orientation)
+            pixels = _decode(image, content, reduction, in_channels)
+            return _upright(_resample(pixels, box, reduction, wanted, in_channels), orientation)
         except DAMAGE as error:
             raise ImageError(_reason(error)) from error
+
+
+def read_copy(content: bytes, box: Box, size: Size, in_channels: int, whole: Size) -> Image.Image:
+    """As read_region, of a JPEG that is known to be upright, in grey or RGB, and of the size `whole`.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    if not HAS_SIMPLEJPEG:
+        return read_region(content, box, size, in_channels, whole)
+    reduction = _reduction(box, size)
+    try:
+        pixels = decode_jpeg(content, in_channels, whole, reduction)
+        return _resample(pixels, box, reduction, size, in_channels)
+    except DAMAGE as error:
+        raise ImageError(_reason(error)) from error
 
 
 def _open(source: Path | bytes) -> ImageFile.ImageFile:
@@ -164,8 +174,9 @@ def _open(source: Path | bytes) -> ImageFile.ImageFile:
         raise ImageError(
             "it is empty" if empty else "it is not an image in a format that can be read"
         ) from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"it is too large to be decoded safely ({error})") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's
+        raise ImageError(f"it is too large to be decoded safely: more than {limit:,} pixels") from None
     except DAMAGE as error:
         raise ImageError(_reason(error)) from error
     if image.mode in ("I", "F"):
@@ -216,22 +227,39 @@ def _as_stored(box: Box, upright: Size, orientation: int) -> Box:
     return (left, top, height, width) if orientation >= 5 else (left, top, width, height)
 
 
+def _reduction(box: Box, size: Size) -> int:
+    """The largest that leaves a pixel in `box` for each of `size`."""
+    enough = min(box[2] / size[0], box[3] / size[1])
+    return next((factor for factor in REDUCTIONS if factor <= enough), 1)
+
+
 def _decode(
-    image: ImageFile.ImageFile, content: bytes, box: tuple[float, float], size: Size, in_channels: int
-) -> tuple[Image.Image, int]:
-    """The pixels at the smallest size that has enough of them for `size` in `box`, and their reduction."""
-    if not isinstance(image, JpegImageFile):
-        return image, 1
-    enough = min(box[0] / size[0], box[1] / size[1])
-    reduction = next((factor for factor in REDUCTIONS if factor <= enough), 1)
-    if HAS_SIMPLEJPEG and image.mode in ("L", "RGB"):
-        return Image.fromarray(decode_jpeg(content, in_channels, image.size, reduction)), reduction
-    image.draft("L" if in_channels == 1 else None, (image.width // reduction, image.height // reduction))
-    return image, reduction
+    image: ImageFile.ImageFile, content: bytes, reduction: int, in_channels: int
+) -> Image.Image | Pixels:
+    if HAS_SIMPLEJPEG and isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
+        return decode_jpeg(content, in_channels, image.size, reduction)
+    if reduction > 1:
+        image.draft("L" if in_channels == 1 else None, (image.width // reduction, image.height // reduction))
+    return image
 
 
-def decode_jpeg(content: bytes, in_channels: int, size: Size, reduction: int) -> npt.NDArray[np.uint8]:
-    """A JPEG of `size` at 1 / `reduction` of it, [height, width] or [height, width, 3], by simplejpeg."""
+def _resample(
+    pixels: Image.Image | Pixels, box: Box, reduction: int, size: Size, in_channels: int
+) -> Image.Image:
+    """What was decoded at 1 / reduction, cut to `box` of the whole and brought to `size`."""
+    left, top, width, height = (value / reduction for value in box)
+    x, y, right, bottom = math.floor(left), math.floor(top), math.ceil(left + width), math.ceil(top + height)
+    if isinstance(pixels, np.ndarray):
+        part = Image.fromarray(pixels[y:bottom, x:right])
+    else:
+        right, bottom = min(right, pixels.width), min(bottom, pixels.height)
+        part = _colours(pixels.crop((x, y, right, bottom)), in_channels)
+    end = min(left - x + width, part.width), min(top - y + height, part.height)
+    return part.resize(size, Image.Resampling.BILINEAR, box=(left - x, top - y, *end))
+
+
+def decode_jpeg(content: bytes, in_channels: int, size: Size, reduction: int) -> Pixels:
+    """A JPEG of `size` at 1 / `reduction` of it, by simplejpeg."""
     import simplejpeg
 
     pixels = simplejpeg.decode_jpeg(
@@ -243,7 +271,7 @@ def decode_jpeg(content: bytes, in_channels: int, size: Size, reduction: int) ->
     return pixels[:, :, 0] if in_channels == 1 else pixels
 
 
-def _colours(image: Image.Image, in_channels: int) -> Image.Image:
+def _colours(image: Image.Image, in_channels: int | None) -> Image.Image:
     """Grey or RGB of 8 bits; transparent parts lie on white, as a viewer shows them."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -251,4 +279,6 @@ def _colours(image: Image.Image, in_channels: int) -> Image.Image:
         drawing = image.convert("RGBA")
         image = Image.new("RGBA", drawing.size, "white")
         image.alpha_composite(drawing)
+    if in_channels is None:
+        in_channels = 1 if image.mode in ("1", "L") else 3
     return image.convert("L" if in_channels == 1 else "RGB")

@@ -97,15 +97,7 @@ class ImageFiles:
         return str(self.index.path(int(self.places[index])))
 
     def faults(self) -> dict[int, str]:
-        return (
-            {
-                index: self.index.faults[place]
-                for index, place in enumerate(self.places.tolist())
-                if place in self.index.faults
-            }
-            if self.index.faults
-            else {}
-        )
+        return self.index.faults_of(self.places)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ noticed by `refresh`, or when it is drawn.
 
 import hashlib
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from crescendo.data.listing import FileIndex, Names, index_files
 from crescendo.errors import UserError
+from crescendo.storage import whole_file
 
 VERSION = 1
 ARRAYS = ("directory_times", "directory_of", "widths", "heights", "sizes", "times")
@@ -50,7 +50,7 @@ def read_index(root: Path) -> FileIndex | None:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 if int(stored["version"]) == VERSION:
-                    return _from_arrays(root, dict(stored))
+                    return from_arrays(root, dict(stored))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             continue  # not there, or damaged: it is made again
     return None
@@ -80,19 +80,13 @@ def save_index(index: FileIndex) -> Path:
 
 
 def _write(path: Path, index: FileIndex) -> Path:
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, allow_pickle=False, **_to_arrays(index))
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    with whole_file(path) as file:
+        np.savez(file, allow_pickle=False, **to_arrays(index))
     return path
 
 
-def _to_arrays(index: FileIndex) -> dict[str, Any]:
+def to_arrays(index: FileIndex) -> dict[str, Any]:
+    """What np.savez writes of an index."""
     arrays = {name: getattr(index, name) for name in ARRAYS}
     names = {
         "directories": index.directories,
@@ -104,7 +98,8 @@ def _to_arrays(index: FileIndex) -> dict[str, Any]:
     return arrays | {"fault_places": np.array([*index.faults], dtype=np.int64), "version": np.int64(VERSION)}
 
 
-def _from_arrays(root: Path, stored: dict[str, Any]) -> FileIndex:
+def from_arrays(root: Path, stored: dict[str, Any]) -> FileIndex:
+    """The index that `to_arrays` gave. Raises KeyError where an array is missing."""
     directories, names, reasons = (
         Names(stored[f"{kind}_text"], stored[f"{kind}_ends"]) for kind in ("directories", "names", "faults")
     )

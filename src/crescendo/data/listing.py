@@ -85,6 +85,13 @@ class FileIndex:
         """Relative to root, as a user would write it."""
         return str(Path(self.directories.name(self.directory_of[place]), self.names.name(place)))
 
+    def faults_of(self, places: Integers) -> dict[int, str]:
+        """The faults among the files at `places`, by their position there."""
+        if not self.faults:
+            return {}
+        known = np.isin(places, list(self.faults))
+        return {int(position): self.faults[int(places[position])] for position in np.flatnonzero(known)}
+
     def is_current(self) -> bool:
         """A cheap look: has any directory gained, lost or renamed an entry?"""
         for name, time in zip(self.directories.all(), self.directory_times.tolist(), strict=True):
