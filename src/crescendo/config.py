@@ -122,6 +122,7 @@ class DataSettings(Group):
     val_fraction: Share
     fraction: ShareOrAll
     split_seed: NonNegativeInt
+    sampler: Literal["uniform", "balanced"] = "uniform"
 
 
 class ModelSettings(Target):

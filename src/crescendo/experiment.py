@@ -163,6 +163,7 @@ def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, l
         val_fraction=config.data.val_fraction,
         fraction=config.data.fraction,
         split_seed=config.data.split_seed,
+        sampler=config.data.get("sampler", "uniform"),
     )
     names = config.data.class_names or sets.class_names or range(config.data.num_classes)
     if len(names) != config.data.num_classes:

@@ -1,7 +1,7 @@
 """The data of a run: splits, samplers and loaders."""
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -57,6 +57,8 @@ class ImageData(L.LightningDataModule):
         val_fraction: share of the training images to validate on, where `sets` has no validation.
         fraction: share of the training images that is left to train on.
         split_seed: of both splits; runs of different `seed` share their splits.
+        sampler: what an epoch draws: "uniform", each image at most once, or "balanced", each class equally
+            often.
 
     Raises:
         UserError: a batch size that the images or the devices cannot fill.
@@ -76,6 +78,7 @@ class ImageData(L.LightningDataModule):
         val_fraction: float = 0.1,
         fraction: float = 1.0,
         split_seed: int = 0,
+        sampler: Literal["uniform", "balanced"] = "uniform",
     ) -> None:
         super().__init__()
         training, validation = sets.training, sets.validation
@@ -99,7 +102,7 @@ class ImageData(L.LightningDataModule):
         )
         self.curriculum, self.seed = curriculum, seed
         self.batch_size, self.eval_batch_size, self.parts = batch_size, eval_batch_size, parts
-        self.num_workers = num_workers
+        self.num_workers, self.sampler = num_workers, sampler
         self._position = (0, 0)
 
     def under(self, curriculum: Curriculum) -> "ImageData":
@@ -153,6 +156,7 @@ class ImageData(L.LightningDataModule):
             parts=self.parts,
             rank=rank,
             ranks=ranks,
+            balance=self.training.images.labels if self.sampler == "balanced" else None,
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
