@@ -1,5 +1,6 @@
 import shutil
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,6 +184,7 @@ def test_steps_are_full_global_batches():
 
 class TwoDevices:
     global_rank, world_size = 1, 2
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,19 @@
 """The data of a run: splits, samplers and loaders."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from crescendo.curriculum.schedule import Curriculum
+from crescendo.data.loading import Loader
 from crescendo.data.sampler import Draws, EvaluationSampler, TrainingSampler
 from crescendo.data.sources import Images, Sets, split, stratified_share
 from crescendo.data.transforms import Transform
-from crescendo.data.workers import leave_signals_to_the_run
 from crescendo.errors import UserError
 
 
@@ -131,7 +132,7 @@ class ImageData(L.LightningDataModule):
         """Lightning makes the loader's iterator, and workers fetch ahead, before it sets the epoch."""
         self._position = (state_dict["epoch"], state_dict["batches"])
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Loader:
         sampler = self.training_sampler()
         sampler.go_on(*self._position)
         return self._loader(self.training, sampler)
@@ -159,17 +160,17 @@ class ImageData(L.LightningDataModule):
             balance=self.training.images.labels if self.sampler == "balanced" else None,
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> Loader:
         return self._evaluation_loader(self.validation, self._evaluation_resolution)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> Loader:
         return self._evaluation_loader(self.test, self._evaluation_resolution)
 
-    def validation_at(self, resolution: int) -> DataLoader[Batch]:
+    def validation_at(self, resolution: int) -> Loader:
         """The validation images at another resolution, to go through once."""
         return self._evaluation_loader(self.validation, resolution, once=True)
 
-    def training_as_evaluated(self, epoch: int, batches: int) -> DataLoader[Batch]:
+    def training_as_evaluated(self, epoch: int, batches: int) -> Loader:
         """This rank's share of an epoch's first `batches` global batches, as evaluation would see their
         images: at its resolution, without augmentation. To go through once.
         """
@@ -187,25 +188,11 @@ class ImageData(L.LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _evaluation_loader(
-        self, dataset: AddressedDataset, resolution: int, *, once: bool = False
-    ) -> DataLoader[Batch]:
+    def _evaluation_loader(self, dataset: AddressedDataset, resolution: int, *, once: bool = False) -> Loader:
         rank, ranks = self._rank()
         sampler = EvaluationSampler(len(dataset), self.eval_batch_size, resolution, rank=rank, ranks=ranks)
         return self._loader(dataset, sampler, once=once)
 
-    def _loader(self, dataset: AddressedDataset, sampler: Any, *, once: bool = False) -> DataLoader[Batch]:
-        return DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=_as_it_is,
-            num_workers=self.num_workers,
-            worker_init_fn=leave_signals_to_the_run,
-            persistent_workers=self.num_workers > 0 and not once,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-
-def _as_it_is(batch: Any) -> Any:
-    """The dataset makes whole batches: there is nothing to collate."""
-    return batch
+    def _loader(self, dataset: AddressedDataset, draws: Iterable[Draws], *, once: bool = False) -> Loader:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        return Loader(dataset, draws, num_workers=self.num_workers, device=device, once=once)
