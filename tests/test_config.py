@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf, open_dict
 
 from crescendo.config import validate
@@ -60,6 +61,14 @@ def test_every_experiment_is_built_and_takes_a_step(experiment, configuration, i
     assert batch.images.shape[-1] == built.plan.stages[0].resolution
 
 
+def test_a_balanced_sampler_is_what_the_training_draws_by(configuration):
+    """The digits have 125 to 131 training images of a class, and 40 batches of 32 an epoch."""
+    config = configuration("data.sampler=balanced")
+    validate(config)
+    drawn = [batch.labels for batch in prepare(config, shapes_only=True).data.train_dataloader()]
+    assert torch.cat(drawn).bincount().tolist() == [128] * 10
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -67,6 +76,7 @@ def test_every_experiment_is_built_and_takes_a_step(experiment, configuration, i
         ("trainer.max_epochs=0", "trainer.max_epochs=0: should be greater than 0"),
         ("data.batch_size=-3", "data.batch_size=-3: should be greater than 0"),
         ("data.val_fraction=1", "data.val_fraction=1: should be less than 1"),
+        ("data.sampler=weighted", "data.sampler=weighted: should be 'uniform' or 'balanced'"),
         ("data.fit=squeeze", "data.fit=squeeze: should be 'resize' or 'pad'"),
         ("data.mean=[0.5,0.5]", "data.mean has 2 values for data.in_channels=1"),
         ("data.augmentation.crop_area=[0.5,0.1]", "must be two rising shares of the area"),

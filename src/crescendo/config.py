@@ -125,6 +125,7 @@ class DataSettings(Group):
     on_error: Literal["raise", "skip"] = "raise"
     max_errors: NonNegativeInt = 100
     tolerance: PositiveFloat | None = None
+    sampler: Literal["uniform", "balanced"] = "uniform"
 
 
 class ModelSettings(Target):

@@ -163,6 +163,7 @@ def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, l
         val_fraction=config.data.val_fraction,
         fraction=config.data.fraction,
         split_seed=config.data.split_seed,
+        sampler=config.data.sampler,
         on_error=config.data.on_error,
         max_errors=config.data.max_errors,
     )

@@ -45,6 +45,7 @@ SUMMARY = (
     "status",  # finished, failed, interrupted, or pruned by a study
     "seconds",  # in all processes that trained it; of one that was killed they are not known
     "images_per_second",  # of training alone
+    "data_wait",  # share of the training's time, without compiling, in which rank 0 waited for batches
     "compile_seconds",  # of torch.compile, which images_per_second leaves out; 0 without
     "bn_refresh_seconds",  # of taking batch norm's statistics anew for validations; null without
     "bn_refresh_macs",  # of the same, over all devices

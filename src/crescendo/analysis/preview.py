@@ -36,7 +36,7 @@ def batches_as_seen(classifier: ImageClassifier, data: ImageData, count: int) ->
         stages = tuple(stages[i * (len(stages) - 1) // (MOST_ROWS - 1)] for i in range(MOST_ROWS))
     for stage in stages:
         sampler.set_epoch(stage.first_epoch)
-        draws = next(iter(sampler))._replace(indices=first.indices)
+        draws = next(iter(sampler))._replace(indices=first.indices, repeats=first.repeats)
         classifier.enter(stage)
         torch.manual_seed(seed_of(classifier.seed, stage.first_epoch, 0, 0))
         batch, faults = data.training.__getitems__(draws)

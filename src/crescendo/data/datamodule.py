@@ -1,20 +1,21 @@
 """The data of a run: splits, samplers and loaders."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.data.decoding import ImageError
-from crescendo.data.faults import Fault, Faults, FaultTolerantLoader, Replacements
+from crescendo.data.faults import Fault, Faults, Replacements
 from crescendo.data.images import Images, Sets, split, stratified_share
+from crescendo.data.loading import Loader
 from crescendo.data.sampler import Draws, EvaluationSampler, TrainingSampler
 from crescendo.data.transforms import Transform
-from crescendo.data.workers import leave_signals_to_the_run
 from crescendo.errors import UserError
 
 
@@ -72,6 +73,8 @@ class ImageData(L.LightningDataModule):
         fraction: share of the training images that is left to train on.
         split_seed: of both splits; runs of different `seed` share their splits.
         on_error, max_errors: what becomes of images that cannot be read: see crescendo.data.faults.
+        sampler: what an epoch draws: "uniform", each image at most once, or "balanced", each class equally
+            often.
 
     Raises:
         UserError: a batch size that the images or the devices cannot fill; images that cannot be read.
@@ -93,6 +96,7 @@ class ImageData(L.LightningDataModule):
         split_seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
         max_errors: int = 100,
+        sampler: Literal["uniform", "balanced"] = "uniform",
     ) -> None:
         super().__init__()
         training, validation = sets.training, sets.validation
@@ -121,7 +125,7 @@ class ImageData(L.LightningDataModule):
             )
         self.curriculum, self.seed = curriculum, seed
         self.batch_size, self.eval_batch_size, self.parts = batch_size, eval_batch_size, parts
-        self.num_workers = num_workers
+        self.num_workers, self.sampler = num_workers, sampler
         self._position = (0, 0)
 
     def under(self, curriculum: Curriculum) -> "ImageData":
@@ -150,7 +154,7 @@ class ImageData(L.LightningDataModule):
         """Lightning makes the loader's iterator, and workers fetch ahead, before it sets the epoch."""
         self._position = (state_dict["epoch"], state_dict["batches"])
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Loader:
         sampler = self.training_sampler()
         sampler.go_on(*self._position)
         return self._loader(self.training, sampler)
@@ -175,19 +179,20 @@ class ImageData(L.LightningDataModule):
             parts=self.parts,
             rank=rank,
             ranks=ranks,
+            balance=self.training.images.labels if self.sampler == "balanced" else None,
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> Loader:
         return self._evaluation_loader(self.validation, self._evaluation_resolution)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> Loader:
         return self._evaluation_loader(self.test, self._evaluation_resolution)
 
-    def validation_at(self, resolution: int) -> DataLoader[Batch]:
+    def validation_at(self, resolution: int) -> Loader:
         """The validation images at another resolution, to go through once."""
         return self._evaluation_loader(self.validation, resolution, once=True)
 
-    def training_as_evaluated(self, epoch: int, batches: int) -> DataLoader[Batch]:
+    def training_as_evaluated(self, epoch: int, batches: int) -> Loader:
         """This rank's share of an epoch's first `batches` global batches, as evaluation would see their
         images: at its resolution, without augmentation. To go through once.
         """
@@ -205,27 +210,17 @@ class ImageData(L.LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _evaluation_loader(
-        self, dataset: AddressedDataset, resolution: int, *, once: bool = False
-    ) -> DataLoader[Batch]:
+    def _evaluation_loader(self, dataset: AddressedDataset, resolution: int, *, once: bool = False) -> Loader:
         rank, ranks = self._rank()
         sampler = EvaluationSampler(len(dataset), self.eval_batch_size, resolution, rank=rank, ranks=ranks)
         return self._loader(dataset, sampler, once=once)
 
-    def _loader(self, dataset: AddressedDataset, sampler: Any, *, once: bool = False) -> DataLoader[Batch]:
-        loader = FaultTolerantLoader(
+    def _loader(self, dataset: AddressedDataset, draws: Iterable[Draws], *, once: bool = False) -> Loader:
+        return Loader(
             dataset,
-            batch_sampler=sampler,
-            collate_fn=_as_it_is,
+            draws,
+            self.faults,
             num_workers=self.num_workers,
-            worker_init_fn=leave_signals_to_the_run,
-            persistent_workers=self.num_workers > 0 and not once,
-            pin_memory=torch.cuda.is_available(),
+            device=self.trainer.strategy.root_device if self.trainer else torch.device("cpu"),
+            once=once,
         )
-        loader.faults = self.faults
-        return loader
-
-
-def _as_it_is(batch: Any) -> Any:
-    """The dataset makes whole batches: there is nothing to collate."""
-    return batch

@@ -7,12 +7,9 @@ the process that trains, which no exception of a worker reaches in one piece.
 import contextlib
 import csv
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
-from torch.utils.data import DataLoader
+from typing import Literal, NamedTuple
 
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
@@ -21,6 +18,8 @@ from crescendo.randomness import seed_of
 log = logging.getLogger(__name__)
 
 MOST_REPLACEMENTS = 10  # of a draw; if none can be read, the batch goes without
+
+LEFT_OUT = -1
 
 
 class Fault(NamedTuple):
@@ -94,21 +93,6 @@ _WHAT_TO_DO = (
 )
 
 
-class FaultTolerantLoader(DataLoader[Any]):
-    """Yields the batches of a dataset that returns (batch or None, faults); `faults` decides if it goes on.
-
-    Batches of which nothing is left are not yielded.
-    """
-
-    faults: Faults
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own class
-        for batch, faults in super().__iter__():
-            self.faults.meet(faults)
-            if batch is not None:
-                yield batch
-
-
 class Replacements:
     """The images that were found faulty so far, in this process, and what is drawn instead.
 
@@ -127,14 +111,15 @@ class Replacements:
         """Draws without faulty images; those with their reasons and what replaces them, if anything does."""
         if not self._reasons:
             return draws, []
-        indices, faults = [], []
-        for index in draws.indices.tolist():
-            instead = index if index not in self._reasons else self._replacement(index, draws.epoch)
-            if instead is not None:
-                indices.append(instead)
-            if instead != index:
+        indices, faults = draws.indices.copy(), []
+        for place, index in enumerate(draws.indices.tolist()):
+            if index in self._reasons:
+                instead = self._replacement(index, draws.epoch)
                 faults.append((index, self._reasons[index], instead))
-        return draws._replace(indices=np.array(indices, dtype=np.int64)), faults
+                indices[place] = LEFT_OUT if instead is None else instead
+        kept = indices != LEFT_OUT
+        repeats = None if draws.repeats is None else draws.repeats[kept]
+        return draws._replace(indices=indices[kept], repeats=repeats), faults
 
     def _replacement(self, index: int, epoch: int | None) -> int | None:
         if epoch is None:

@@ -40,6 +40,7 @@ FLIP, SHIFT, LIGHT, PLACE = 0, slice(1, 3), slice(3, 9), slice(9, 11)
 CROP = slice(11, 11 + 2 * CROP_ATTEMPTS)
 RANDAUGMENT = slice(CROP.stop, CROP.stop + randaugment.NUMBERS)
 NUMBERS = RANDAUGMENT.stop
+REPEAT = 2**32  # more than there are epochs: each repeat of an image within one has an address of its own
 
 
 class Regions(Protocol):
@@ -106,7 +107,8 @@ class Transform:
         """The draws' random numbers [n, NUMBERS]; None in evaluation."""
         if draws.epoch is None:
             return None
-        return uniform(self.seed, draws.epoch, draws.indices, NUMBERS)
+        epochs = draws.epoch if draws.repeats is None else draws.epoch + REPEAT * draws.repeats
+        return uniform(self.seed, epochs, draws.indices, NUMBERS)
 
     def stored(self, images: Tensor, draws: Draws) -> Tensor:
         """A batch from equally large stored images, uint8 [n, C, H, W]."""
