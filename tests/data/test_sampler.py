@@ -171,4 +171,4 @@ def test_a_balanced_epoch_goes_on_inside():
     whole = list(balanced(epoch=1))
     (rest,) = made
     assert rest.indices.tolist() == whole[3].indices.tolist()
-    assert rest.repeats.tolist() == whole[3].epoch.tolist()
+    assert rest.repeats.tolist() == whole[3].repeats.tolist()
