@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf, open_dict
 
 from crescendo.config import validate
+from crescendo.data.packing import build_pack, plan_pack
 from crescendo.errors import UserError
 from crescendo.experiment import prepare
 from crescendo.targets import build, check_arguments, check_targets, users_mistakes
@@ -35,8 +36,15 @@ def with_synthetic_images(config):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_composes_and_fits(option, configuration, image_folder):
-    overrides = [option, *([f"data.root={image_folder}"] if option == "data=folder" else [])]
+def test_every_option_composes_and_fits(option, configuration, image_folder, tmp_path):
+    if option == "data=packed":
+        build_pack(plan_pack(image_folder, (32,), 90, True), tmp_path / "pack", workers=1)
+    roots = {
+        "data=folder": image_folder,
+        "data=imagenet": image_folder,
+        "data=packed": tmp_path / "pack",
+    }
+    overrides = [option, *([f"data.root={roots[option]}"] if option in roots else [])]
     config = configuration(*overrides)
     validate(config)
     check_arguments(config)
