@@ -14,7 +14,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Look at nets and runs. To train: python train.py --help",
 )
-for verb in (nets.models, nets.profile, nets.preview, runs.evaluate, runs.predict, runs.compare):
+for verb in (
+    *(nets.models, nets.profile, nets.scale, nets.preview),
+    *(runs.evaluate, runs.predict, runs.compare),
+):
     app.command()(verb)
 app.add_typer(sweeps.app, name="sweep")
 
