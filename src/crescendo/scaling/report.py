@@ -15,11 +15,11 @@ from crescendo.scaling.coefficients import Coefficients
 
 OPTIONS = {"macs": "--max-macs", "memory": "--max-memory", "parameters": "--max-params"}
 WHY_PUBLISHED_DIFFER = (
-    "The published coefficients are not powers of 1.2, 1.1 and 1.15. B1 is deeper and no wider, and up to B4 "
-    "all three lie behind the formula: phi=1 has B2's layers, phi=2 B3's but for 16 filters more in the last. "
-    "From B5 on width and resolution are within 3% of it, while depth stays 12 to 14% behind. Depths are "
-    "rounded up: phi=1 has 23 blocks for B0's 16, and 2.57 times its MACs at 258 px (2.23 at 256 px, where no "
-    "map is rounded up), not 1.2 * 1.1^2 * 1.15^2 = 1.92."
+    "The published coefficients are not powers of 1.2, 1.1 and 1.15. B1 is deeper and no wider, and up to "
+    "B4 all three lie behind the formula: phi=1 has B2's layers, phi=2 B3's but for 16 filters more in the "
+    "last. From B5 on width and resolution are within 3% of it, while depth stays 12 to 14% behind. Depths "
+    "are rounded up: phi=1 has 23 blocks for B0's 16, and 2.57 times its MACs at 258 px (2.23 at 256 px, "
+    "where no map is rounded up), not 1.2 * 1.1^2 * 1.15^2 = 1.92."
 )
 
 
