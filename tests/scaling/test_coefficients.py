@@ -9,7 +9,7 @@ from crescendo.scaling.coefficients import Coefficients, Factors, Scaling
 
 
 def test_the_papers_coefficients():
-    assert Coefficients().product == pytest.approx(1.920267)
+    assert Coefficients().product == pytest.approx(1.92027)
     assert Coefficients().at(0) == Factors(1, 1, 1)
     assert Coefficients().at(1) == Factors(1.2, 1.1, 1.15)
     factors = Coefficients().at(2)
@@ -41,7 +41,7 @@ def test_phi_2_of_one_axis_is_the_papers_table_3(method, coefficient, factors):
         ({"method": "depth", "alpha": 2, "gamma": 1.1}, "scaling.gamma=1.1: it scales the resolution"),
         (
             {"method": "compound", "alpha": 1.5, "beta": 1.1, "gamma": 1.15},
-            "scaling.alpha=1.5, beta=1.1, gamma=1.15: alpha * beta^2 * gamma^2 is 2.4, and must be 2 within 0.1",
+            "scaling.alpha=1.5, beta=1.1, gamma=1.15: alpha * beta^2 * gamma^2 is 2.4, and must be 2 within",
         ),
     ],
 )
