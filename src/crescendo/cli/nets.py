@@ -2,7 +2,6 @@
 
 import fnmatch
 import json
-import os
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -112,9 +111,6 @@ def scale(
     limits = {"--max-macs": max_macs, "--max-memory": max_memory, "--max-params": max_params}
     if not any(limits.values()):
         raise UserError("there is no limit: give --max-macs 1G, --max-memory 8GB or --max-params 10M.")
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "5"
-    )  # before torch is there: its profiler talks of its own start
     from crescendo.composing import compose_config, find_config_directory
 
     config = compose_config([f"optimizer={optimizer}"], find_config_directory(config_dir))
