@@ -13,7 +13,7 @@ from crescendo.experiment import prepare
 from crescendo.targets import build, check_arguments, check_targets, users_mistakes
 
 REPOSITORY = Path(__file__).parents[1]
-GROUPS = ("data", "model", "regularization", "curriculum", "optimizer", "lr_schedule", "trainer")
+GROUPS = ("data", "model", "regularization", "curriculum", "scaling", "optimizer", "lr_schedule", "trainer")
 GROUPS += ("callbacks", "logger", "arm", "debug")
 OPTIONS = [
     f"{group}={path.stem}"
@@ -94,6 +94,9 @@ def test_a_balanced_sampler_is_what_the_training_draws_by(configuration):
         ("curriculum.resolution.start=16.5", "must be whole pixels, 1 or more, not 16.5"),
         ("curriculum.interpolation=cubic", "should be 'linear' or 'geometric'"),
         ("optimizer.lr=-1", "optimizer.lr=-1: should be greater than 0"),
+        ("scaling.phi=1", "scaling.phi=1: scaling=none scales nothing"),
+        ("scaling.phi=much", "scaling.phi=much: should be a valid number"),
+        ("+scaling.delta=1", "scaling.delta is not a setting"),
         ("name=a/b", "name=a/b"),
         ("model.num_classes=3", "model.num_classes=3 does not fit data.num_classes=10"),
         ("model.in_channels=3", "model.in_channels=3 does not fit data.in_channels=1"),

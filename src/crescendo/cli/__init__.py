@@ -15,7 +15,7 @@ app = typer.Typer(
     help="Look at nets, images and runs. To train: python train.py --help",
 )
 for verb in (
-    *(nets.models, nets.profile, nets.preview),
+    *(nets.models, nets.profile, nets.scale, nets.preview),
     *(data.check, data.pack),
     *(runs.evaluate, runs.predict, runs.compare),
 ):
