@@ -5,7 +5,7 @@ A verb imports what it needs when it is called, so that --help answers at once.
 
 import typer
 
-from crescendo.cli import nets, runs, sweeps
+from crescendo.cli import nets, runs, sweeps, trained
 from crescendo.errors import plain_errors
 
 app = typer.Typer(
@@ -14,7 +14,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Look at nets and runs. To train: python train.py --help",
 )
-for verb in (nets.models, nets.profile, nets.preview, runs.evaluate, runs.predict, runs.compare):
+for verb in (
+    nets.models,
+    nets.profile,
+    nets.preview,
+    runs.evaluate,
+    runs.predict,
+    trained.explain,
+    runs.compare,
+    trained.export,
+):
     app.command()(verb)
 app.add_typer(sweeps.app, name="sweep")
 
