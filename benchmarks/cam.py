@@ -20,7 +20,9 @@ from first_run import train
 from PIL import Image, ImageDraw
 
 from crescendo.analysis.cam import class_maps, enlarged, peaks
+from crescendo.analysis.overlay import draw_columns
 from crescendo.evaluation import load_run
+from crescendo.explanation import explain_run
 
 CLASSES = ("cross", "disc", "ring", "square", "triangle")  # as data=folder sorts them
 SIDE = 48  # px of a scene
@@ -93,10 +95,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the training")
     parser.add_argument("--train", type=int, default=2000, help="scenes")
     parser.add_argument("--test", type=int, default=500, help="scenes")
+    parser.add_argument("--picture", type=Path, help="a scene of each class and the maps of every stage")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        result = measure(Path(place), arguments.seed, arguments.train, arguments.test, arguments.overrides)
+        run, scenes = train_on_scenes(
+            Path(place), arguments.seed, arguments.train, arguments.test, arguments.overrides
+        )
+        result = look(run, scenes)
+        if arguments.picture:
+            files = [scene.file for scene in scenes[: len(CLASSES)]]
+            figure = draw_columns(
+                [file.parent.name for file in files], explain_run(load_run(run), files, stage="all")
+            )
+            figure.savefig(arguments.picture, dpi=100, facecolor="white")
     print("| seed | accuracy | peaks in the object's box | by chance | in the distractor's box |")
     print(
         f"| {arguments.seed} | {result.accuracy:.1%} | {result.on_object:.1%} | {result.chance:.1%} "
@@ -104,13 +116,14 @@ def main() -> None:
     )
 
 
-def measure(place: Path, seed: int, training: int, test: int, overrides: Sequence[str] = ()) -> Result:
-    """Make scenes, train a net on them, and look where its maps have their peaks."""
+def train_on_scenes(
+    place: Path, seed: int, training: int, test: int, overrides: Sequence[str] = ()
+) -> tuple[Path, list[Scene]]:
+    """Make scenes and train a net on them: its run, and the test scenes."""
     rng = np.random.default_rng(seed)
     make_scenes(place / "scenes" / "train", training, rng)
     scenes = make_scenes(place / "scenes" / "test", test, rng)
-    run = train(seed, [*TRAINING, f"data.root={place / 'scenes'}", *overrides], place / "runs")
-    return look(run, scenes)
+    return train(seed, [*TRAINING, f"data.root={place / 'scenes'}", *overrides], place / "runs"), scenes
 
 
 def look(run: Path, scenes: Sequence[Scene]) -> Result:
@@ -156,8 +169,8 @@ def make_scenes(directory: Path, count: int, rng: np.random.Generator) -> list[S
         image = _background(rng)
         pen = ImageDraw.Draw(image)
         _draw_clutter(pen, rng)
-        _draw_shape(pen, CLASSES[other], beside, _colour(rng))
-        _draw_shape(pen, CLASSES[label], box, _colour(rng))
+        draw_shape(pen, CLASSES[other], beside, _colour(rng))
+        draw_shape(pen, CLASSES[label], box, _colour(rng))
         file = directory / CLASSES[label] / f"{index:05}.png"
         image.resize((SIDE, SIDE), Image.Resampling.BOX).save(file)
         scenes.append(Scene(file, label, box, beside))
@@ -190,7 +203,7 @@ def _draw_clutter(pen: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
         pen.ellipse((x, y, x + width, y + height), fill=_colour(rng))
 
 
-def _draw_shape(pen: ImageDraw.ImageDraw, name: str, box: Box, colour: tuple[int, int, int]) -> None:
+def draw_shape(pen: ImageDraw.ImageDraw, name: str, box: Box, colour: tuple[int, int, int]) -> None:
     """A shape that reaches all sides of its box."""
     left, top, right, bottom = (FINER * edge for edge in box)
     right, bottom = right - 1, bottom - 1  # PIL's ends lie inside

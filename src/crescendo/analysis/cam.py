@@ -8,6 +8,7 @@ head, that is w_k over the number of positions, and the two maps are one but for
 Deviation: a class activation map is cut at zero, as Grad-CAM is: both show what speaks for a class.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -93,7 +94,9 @@ def grad_cam(net: Net, images: Tensor, classes: Sequence[int], reader: nn.Module
         UserError: captum is not installed.
     """
     try:
-        from captum.attr import LayerGradCam
+        with warnings.catch_warnings():  # of its progress bars, which would be a notebook's widgets
+            warnings.filterwarnings("ignore", "IProgress not found")
+            from captum.attr import LayerGradCam
     except ModuleNotFoundError as error:
         raise UserError('Grad-CAM needs pip install "crescendo[explain]".') from error
     maps = LayerGradCam(net, reader).attribute(
