@@ -94,18 +94,21 @@ def test_a_map_lies_over_the_middles_of_its_places():
 )
 def test_both_methods_agree_but_for_the_number_of_positions(name, arguments):
     torch.manual_seed(0)
+    classes = [4, 0, 2]
     net = create_model(name, num_classes=5, **arguments).eval()
     images = torch.randn(3, 3, 96, 96)
-    raw = class_activation(net, images, [0, 1, 2])
-    gradients = grad_cam(net, images, [0, 1, 2], net.readers()[-1])
+    raw = class_activation(net, images, classes)
+    gradients = grad_cam(net, images, classes, net.readers()[-1])
     assert raw.shape[1] > 1
     torch.testing.assert_close(gradients, raw.clamp(min=0) / raw[0].numel(), rtol=1e-4, atol=1e-7)
-    both = [class_maps(net, images, [0, 1, 2], method=method) for method in (Method.CAM, Method.GRAD_CAM)]
+    both = [class_maps(net, images, classes, method=method) for method in (Method.CAM, Method.GRAD_CAM)]
     assert both[0].amax() == 1
     torch.testing.assert_close(*both, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
-        logits = net(images)[range(3), range(3)]
-    torch.testing.assert_close(raw.mean((1, 2)) + linear_head(net).bias[:3], logits, rtol=1e-4, atol=1e-5)
+        logits = net(images)[range(3), classes]
+    torch.testing.assert_close(
+        raw.mean((1, 2)) + linear_head(net).bias[classes], logits, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_an_inner_stage_is_what_autograd_says():
@@ -122,33 +125,33 @@ def test_an_inner_stage_is_what_autograd_says():
 
 
 @pytest.mark.parametrize(
-    ("name", "sides"),
+    ("name", "maps"),
     [
-        ("lenet5", [28, 10]),
-        ("lenet5_modern", [28, 10]),
-        ("alexnet", [55, 27, 13, 13, 13]),
-        ("vgg16", [224, 112, 56, 28, 14]),
-        ("vgg11_bn", [224, 112, 56, 28, 14]),
-        ("googlenet", [14, 14, 7]),
-        ("se_googlenet", [14, 14, 7]),
-        ("resnet20", [32, 16, 8]),
-        ("resnet50", [56, 28, 14, 7]),
-        ("mobilenet_v2", [112, 56, 28, 14, 14, 7, 7]),
-        ("efficientnet_b0", [112, 56, 28, 14, 14, 7, 7]),
-        ("efficientnet_v2_s", [192, 96, 48, 24, 24, 12]),
+        ("lenet5", ["6x28", "16x10"]),
+        ("lenet5_modern", ["6x28", "16x10"]),
+        ("alexnet", ["96x55", "256x27", "384x13", "384x13", "256x13"]),
+        ("vgg16", ["64x224", "128x112", "256x56", "512x28", "512x14"]),
+        ("vgg11_bn", ["64x224", "128x112", "256x56", "512x28", "512x14"]),
+        ("googlenet", ["512x14", "528x14", "1024x7"]),
+        ("se_googlenet", ["512x14", "528x14", "1024x7"]),
+        ("resnet20", ["16x32", "32x16", "64x8"]),
+        ("resnet50", ["256x56", "512x28", "1024x14", "2048x7"]),
+        ("mobilenet_v2", ["16x112", "24x56", "32x28", "64x14", "96x14", "160x7", "1280x7"]),
+        ("efficientnet_b0", ["16x112", "24x56", "40x28", "80x14", "112x14", "192x7", "1280x7"]),
+        ("efficientnet_v2_s", ["24x192", "48x96", "64x48", "128x24", "160x24", "1280x12"]),
     ],
 )
-def test_the_maps_of_the_stages_at_the_papers_resolution(name, sides):
+def test_the_maps_of_the_stages_at_the_papers_resolution(name, maps):
     entry = find_entry(name)
     with torch.device("meta"):
         net = entry.build().eval()
         images = torch.empty(1, entry.in_channels, net.resolution, net.resolution)
     seen = []
     for reader in net.readers():
-        reader.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[-1]))
+        reader.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     with torch.no_grad():
         net(images)
-    assert seen == sides
+    assert [f"{width}x{height}" for _, width, height, _ in seen] == maps
 
 
 @pytest.mark.parametrize(
