@@ -1,12 +1,14 @@
 """A run's best checkpoint, used again: from the run directory alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from crescendo.analysis.results import class_accuracies
 from crescendo.checkpoints import load_checkpoint
@@ -49,6 +51,53 @@ def load_weights(classifier: ImageClassifier, run: Path) -> None:
         raise UserError(f"{path} does not fit the net of {run / 'config.yaml'}: {error}") from error
 
 
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's best checkpoint and what it takes to use it, without its data set.
+
+    Attributes:
+        config: the run's, validated.
+        classifier: in eval mode.
+        resolution: of evaluation.
+    """
+
+    directory: Path
+    config: DictConfig
+    classifier: ImageClassifier
+    resolution: int
+
+    @property
+    def class_names(self) -> list[str]:
+        """By label."""
+        return list(self.config.data.class_names)
+
+    def batches(self, files: Sequence[Path], size: int | None = None) -> Iterator[Tensor]:
+        """Image files as the net sees them in evaluation, uint8 [n, C, R, R]; n is data.eval_batch_size.
+
+        Raises:
+            UserError: a file cannot be read as an image.
+        """
+        data, transform = self.config.data, build_transform(self.config)
+        size = size or data.eval_batch_size
+        for part in (files[start : start + size] for start in range(0, len(files), size)):
+            images = GivenFiles(part, data.in_channels)
+            yield images.batch(Draws(np.arange(len(part)), None, self.resolution), transform)
+
+
+def load_run(run: Path, *, trust: bool = False) -> TrainedRun:
+    """A run's best checkpoint, ready for use.
+
+    Raises:
+        UserError: the directory is no run, names what is not built without `trust`, or has no checkpoint.
+    """
+    config = load_config(run, trust=trust)
+    classifier = build_classifier(config).eval()
+    load_weights(classifier, run)
+    resolution = build_curriculum(config, classifier.net).evaluation_resolution
+    assert resolution is not None
+    return TrainedRun(run, config, classifier, resolution)
+
+
 def evaluate_run(
     run: Path, accelerator: str = "auto", *, trust: bool = False
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -80,19 +129,12 @@ def predict_files(
 
     The run's data set is not needed.
     """
-    config = load_config(run, trust=trust)
-    classifier = build_classifier(config).eval()
-    load_weights(classifier, run)
-    resolution = build_curriculum(config, classifier.net).evaluation_resolution
-    assert resolution is not None
-    transform, names = build_transform(config), config.data.class_names
+    trained = load_run(run, trust=trust)
+    names = trained.class_names
     answers = []
-    for start in range(0, len(files), config.data.eval_batch_size):
-        part = files[start : start + config.data.eval_batch_size]
-        images = GivenFiles(part, config.data.in_channels)
-        batch = images.batch(Draws(np.arange(len(part)), None, resolution), transform)
+    for batch in trained.batches(files):
         with torch.inference_mode():
-            best = classifier(batch).softmax(1).topk(min(top, len(names)))
+            best = trained.classifier(batch).softmax(1).topk(min(top, len(names)))
         answers += [
             [(names[label], value) for label, value in zip(labels, values, strict=True)]
             for labels, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from crescendo.cli.options import AsJson
+from crescendo.cli.options import AsJson, Picture, write_picture
 from crescendo.errors import UserError
 
 
@@ -155,7 +155,7 @@ def preview(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[OVERRIDES...]", help="As for python train.py.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The picture: png, pdf or svg.")] = Path("preview.png"),
+    out: Picture = Path("preview.png"),
     images: Annotated[int, typer.Option(min=1, help="Images of the batch to show.")] = 8,
     config_dir: Annotated[Path | None, typer.Option(help="The project's conf, outside of it.")] = None,
 ) -> None:
@@ -165,9 +165,4 @@ def preview(
     config = compose_config(overrides or [], find_config_directory(config_dir))
     from crescendo.planning import preview_training
 
-    figure = preview_training(config, overrides or [], images)
-    try:
-        figure.savefig(out, dpi=150, facecolor="white")
-    except (OSError, ValueError) as error:
-        raise UserError(f"--out {out} cannot be written: {error}") from error
-    print(out)
+    write_picture(preview_training(config, overrides or [], images), out)

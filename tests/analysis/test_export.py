@@ -1,0 +1,110 @@
+import json
+import sys
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from crescendo.analysis.choices import Format
+from crescendo.analysis.export import (
+    METADATA,
+    TOLERANCE,
+    Deployed,
+    check_extra,
+    largest_difference,
+    read,
+    write,
+)
+from crescendo.errors import UserError
+from crescendo.models import create_model
+
+MEAN, STD = [0.2, 0.4, 0.6], [0.1, 0.2, 0.3]
+
+
+def deployed(name: str, seed: int, **arguments: float) -> Deployed:
+    torch.manual_seed(seed)
+    return Deployed(create_model(name, num_classes=7, **arguments), MEAN, STD)
+
+
+def test_the_normalisation_is_inside():
+    identity = Deployed(nn.Flatten(), MEAN, STD)
+    images = torch.tensor([0.2, 0.8, 0.0]).reshape(1, 3, 1, 1)
+    torch.testing.assert_close(identity(images), torch.tensor([[0.0, 2, -2]]))
+
+
+# resnet20 is tried through the command line
+NETS = (
+    ("alexnet", 64, {}),
+    ("googlenet", 80, {}),
+    ("mobilenet_v2", 64, {}),
+    ("efficientnet_b0", 64, {}),
+    ("efficientnet_v2_s", 64, {}),
+    ("senet154", 64, {}),
+    ("lenet5_modern", 28, {}),
+)
+
+
+@pytest.mark.parametrize("form", Format)
+@pytest.mark.parametrize(
+    ("name", "resolution", "arguments"),
+    [pytest.param(*row, marks=() if row[0] == "lenet5_modern" else pytest.mark.slow) for row in NETS],
+)
+def test_what_is_written_gives_the_nets_logits(name, resolution, arguments, form, tmp_path, capsys):
+    ours, fresh = deployed(name, 0, **arguments), deployed(name, 1, **arguments)
+    images = torch.rand(3, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
+    assert largest_difference(fresh, ours, images) > 100 * TOLERANCE
+    path = tmp_path / f"net{form.suffix}"
+    write(form, ours, images, {"net": name}, path)
+    difference = largest_difference(read(form, path, fresh), ours, images)
+    assert difference <= TOLERANCE
+    with capsys.disabled():
+        print(f"\n{name} {form}: {difference:.1e}")
+
+
+def test_an_onnx_file_is_whole_and_takes_any_batch(tmp_path):
+    path = tmp_path / "net.onnx"
+    net = deployed("lenet5_modern", 0)
+    write(Format.ONNX, net, torch.rand(2, 3, 28, 28), {"classes": '["a", "b"]', "net": "x"}, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    assert {entry.key: entry.value for entry in model.metadata_props} == {
+        "classes": '["a", "b"]',
+        "net": "x",
+    }
+    (given,), (answered,) = model.graph.input, model.graph.output
+    sizes = [
+        [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (given, answered)
+    ]
+    assert sizes == [["batch", 3, 28, 28], ["batch", 7]]
+    assert (given.name, answered.name) == ("images", "logits")
+    answer = read(Format.ONNX, path, net)
+    for count in (1, 2, 5):
+        assert answer(torch.rand(count, 3, 28, 28)).shape == (count, 7)
+
+
+def test_a_pt2_keeps_its_metadata(tmp_path):
+    path = tmp_path / "net.pt2"
+    write(Format.EXPORT, deployed("lenet5_modern", 0), torch.rand(2, 3, 28, 28), {"net": "x"}, path)
+    extra = {METADATA: ""}
+    torch.export.load(path, extra_files=extra)
+    assert json.loads(extra[METADATA]) == {"net": "x"}
+
+
+def test_the_difference_is_that_of_the_worst_batch():
+    ours, images = Deployed(nn.Flatten(), [0.0], [1.0]), torch.tensor([0.5, 1.0, 4.0]).reshape(3, 1, 1, 1)
+    # Off by 0.25: of one image half of the largest, of three a sixteenth.
+    assert largest_difference(lambda batch: batch.flatten(1) + 0.25, ours, images) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("form", "package"), [(Format.ONNX, "onnxruntime"), (Format.SAFETENSORS, "safetensors")]
+)
+def test_a_missing_package_is_named_with_the_extra(form, package, monkeypatch):
+    check_extra(Format.EXPORT)
+    check_extra(form)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"needs the package {package}: pip install \"crescendo\[export\]\""):
+        check_extra(form)
