@@ -35,6 +35,7 @@ def test_a_scaled_run_is_built_again_by_evaluate_and_predict(tmp_path):
     assert predicted.returncode == 0, predicted.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", ["depth", "width", "resolution"])
 def test_one_axis_trains(scaling, tmp_path):
     result = train(*TINY, *RESNET, f"scaling={scaling}", "debug=smoke", cwd=tmp_path)
@@ -63,6 +64,7 @@ def test_a_mistake_is_one_message(overrides, message, tmp_path):
     assert message in result.stderr
 
 
+@pytest.mark.slow
 def test_the_command_that_scale_prints_trains_what_it_promises(tmp_path):
     arguments = ("--max-macs", "100M", "--batch-size", "16", "--optimizer", "adamw", "--in-channels", "1")
     result = crescendo(
