@@ -11,8 +11,8 @@ from crescendo.analysis.choices import Format
 from crescendo.analysis.costs import check_resolution
 from crescendo.analysis.export import (
     BATCH_SIZES,
-    TOLERANCE,
     Deployed,
+    allowed_difference,
     check_extra,
     largest_difference,
     read,
@@ -35,8 +35,7 @@ def export_run(
 ) -> Path:
     """Write a run's net with what one has to know to use it; the file that was written.
 
-    What was written is read back and must give the net's logits within TOLERANCE of the largest, for each
-    of BATCH_SIZES.
+    What was written is read back and must give the net's logits, for each of BATCH_SIZES.
 
     Args:
         out: by default <net> with the format's suffix, in the working directory.
@@ -68,10 +67,11 @@ def export_run(
     try:
         write(form, deployed, images, metadata(trained, resolution, form), partial)
         difference = largest_difference(read(form, partial, fresh), deployed, images)
-        if not difference <= TOLERANCE:
+        allowed = allowed_difference(deployed, images)
+        if not difference <= allowed:
             raise UserError(
                 f"{net.name} as {form} differs from the net by {difference:.1e} of the largest logit, "
-                f"more than {TOLERANCE:.0e}: it was not written."
+                f"more than {allowed:.0e}: it was not written."
             )
         os.replace(partial, out)
     except OSError as error:

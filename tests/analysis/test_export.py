@@ -4,13 +4,14 @@ import sys
 import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crescendo.analysis.choices import Format
 from crescendo.analysis.export import (
     METADATA,
     TOLERANCE,
     Deployed,
+    allowed_difference,
     check_extra,
     largest_difference,
     read,
@@ -18,6 +19,7 @@ from crescendo.analysis.export import (
 )
 from crescendo.errors import UserError
 from crescendo.models import create_model
+from crescendo.models.layers import set_drop_path
 
 MEAN, STD = [0.2, 0.4, 0.6], [0.1, 0.2, 0.3]
 
@@ -26,19 +28,26 @@ def deployed(name: str, seed: int, resolution: int = 28) -> Deployed:
     """With batch norm's statistics of noise: without any, a deep net's values grow from block to block."""
     torch.manual_seed(seed)
     net = create_model(name, num_classes=7)
-    norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    if norms:
-        with torch.no_grad():
-            net.train()(torch.randn(8, 3, resolution, resolution))
-    return Deployed(net, MEAN, STD)
+    set_drop_path(net, 0.0)
+    wrapped = Deployed(net, MEAN, STD)
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.train().momentum = 1.0
+    with torch.no_grad():
+        wrapped(torch.rand(32, 3, resolution, resolution))
+    wrapped.eval()
+    return wrapped
 
 
 def test_the_normalisation_is_inside():
     identity = Deployed(nn.Flatten(), MEAN, STD)
     images = torch.tensor([0.2, 0.8, 0.0]).reshape(1, 3, 1, 1)
     torch.testing.assert_close(identity(images), torch.tensor([[0.0, 2, -2]]))
+
+
+class Lossy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) + 1e6) - 1e6
 
 
 # resnet20 is tried through the command line
@@ -65,9 +74,10 @@ def test_what_is_written_gives_the_nets_logits(name, resolution, form, tmp_path,
     path = tmp_path / f"net{form.suffix}"
     write(form, ours, images, {"net": name}, path)
     difference = largest_difference(read(form, path, fresh), ours, images)
-    assert difference <= TOLERANCE
+    allowed = allowed_difference(ours, images)
+    assert difference <= allowed < 0.01
     with capsys.disabled():
-        print(f"\n{name} {form}: {difference:.1e}")
+        print(f"\n{name} {form}: {difference:.1e} of {allowed:.1e}")
 
 
 def test_an_onnx_file_is_whole_and_takes_any_batch(tmp_path):
@@ -105,6 +115,14 @@ def test_the_difference_is_that_of_the_worst_batch():
     ours, images = Deployed(nn.Flatten(), [0.0], [1.0]), torch.tensor([0.5, 1.0, 4.0]).reshape(3, 1, 1, 1)
     # Off by 0.25: of one image half of the largest, of three a sixteenth.
     assert largest_difference(lambda batch: batch.flatten(1) + 0.25, ours, images) == 0.5
+
+
+def test_a_net_that_rounding_moves_is_allowed_more():
+    images = torch.rand(3, 1, 2, 2)
+    assert allowed_difference(Deployed(nn.Flatten(), [0.0], [1.0]), images) == TOLERANCE
+    # 1e6 is added and taken away again: in float32 a 16th is left of the digits behind the point
+    lossy = Deployed(Lossy(), [0.0], [1.0])
+    assert 0.01 < allowed_difference(lossy, images) < 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ The first two hold a graph from images to logits, with the normalisation in it a
 resolution; safetensors holds the weights by the net's own names. Each carries its metadata.
 """
 
+import copy
 import importlib
 import json
 import warnings
@@ -26,6 +27,7 @@ PACKAGES: dict[Format, Sequence[str]] = {
     Format.SAFETENSORS: ("safetensors",),
 }
 TOLERANCE = 1e-4  # of the largest logit: float32 rounds to 1e-7, and a deep net adds many
+ROUNDINGS = 10
 
 
 class Deployed(nn.Module):
@@ -122,6 +124,17 @@ def largest_difference(answer: Callable[[Tensor], Tensor], deployed: Deployed, i
             expected, given = deployed(images[:count]), answer(images[:count])
         worst = max(worst, float((given - expected).abs().max() / expected.abs().max()))
     return worst
+
+
+def allowed_difference(deployed: Deployed, images: Tensor) -> float:
+    """TOLERANCE; more for a net that rounding alone moves further, such as one that has hardly trained.
+
+    Then it is ROUNDINGS times the difference between the net in float32 and in float64.
+    """
+    precise = copy.deepcopy(deployed).double()
+    return max(
+        TOLERANCE, ROUNDINGS * largest_difference(lambda batch: precise(batch.double()), deployed, images)
+    )
 
 
 @contextmanager
