@@ -207,6 +207,22 @@ def test_a_damaged_shard_is_named(source, tmp_path):
         Pack.open(tmp_path / "pack")
 
 
+def test_a_shard_that_goes_while_it_is_used_is_named(source, tmp_path):
+    pack = make(source, tmp_path / "pack")
+    (tmp_path / "pack" / "level-64" / "00000.shard").unlink()
+    with pytest.raises(ImageError, match=r"level-64/00000\.shard cannot be read"):
+        pack.region(place_of(pack, "a/0.jpg"), (0, 0, 90, 90), (32, 32), 3)
+
+
+@pytest.mark.parametrize("kept", [0, 200, -200])
+def test_a_damaged_index_is_named(source, tmp_path, kept):
+    make(source, tmp_path / "pack")
+    index = tmp_path / "pack" / "index.npz"
+    index.write_bytes(index.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"index\.npz cannot be read.*Make the pack anew"):
+        Pack.open(tmp_path / "pack")
+
+
 def test_a_pack_says_when_it_is_stale(source, tmp_path, caplog):
     make(source, tmp_path / "pack")
     with caplog.at_level(logging.WARNING):
@@ -244,6 +260,17 @@ def test_faulty_images_are_left_out_and_told(source, tmp_path):
     }
     assert sorted(name.split(":")[1] for name in known) == ["a/broken.jpg", "b/empty.png"]
     assert "it is empty" in known.values()
+
+
+def test_an_estimate_goes_around_what_cannot_be_read(source, tmp_path):
+    whole = estimate(plan_pack(source, (64, 96), 95, True))
+    for name in ("a/broken.jpg", "b/empty.png"):
+        (source / name).write_bytes((source / "a" / "0.jpg").read_bytes()[:3000] if "broken" in name else b"")
+    faulty = estimate(plan_pack(source, (64, 96), 95, True))
+    assert faulty[64] == pytest.approx(whole[64] * 14 / 12, rel=0.01)
+    pack = crescendo("pack", str(source), "pack", "--levels", "64", "--workers", "1", cwd=tmp_path)
+    assert pack.returncode == 0, pack.stderr
+    assert "2 of 14 images cannot be read" in pack.stdout
 
 
 def test_levels_that_make_no_sense_are_refused(source, tmp_path):

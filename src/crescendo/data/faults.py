@@ -18,8 +18,7 @@ from crescendo.randomness import seed_of
 log = logging.getLogger(__name__)
 
 MOST_REPLACEMENTS = 10  # of a draw; if none can be read, the batch goes without
-
-LEFT_OUT = -1
+LEFT_OUT = -1  # in place of an index
 
 
 class Fault(NamedTuple):

@@ -1,9 +1,10 @@
 """Labelled images, in memory or in files, that hand out batches of draws; and how they are split."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -63,8 +64,8 @@ class StoredImages:
 
 
 @dataclass(frozen=True)
-class ImageFiles:
-    """Image files of any size.
+class IndexedImages(ABC):
+    """Images of any size that an index describes.
 
     Attributes:
         index: of a directory.
@@ -77,7 +78,7 @@ class ImageFiles:
     labels: Indices
     in_channels: int
 
-    def subset(self, indices: Indices) -> "ImageFiles":
+    def subset(self, indices: Indices) -> Self:
         return replace(self, places=self.places[indices], labels=self.labels[indices])
 
     def batch(self, draws: Draws, transform: Transform) -> Tensor:
@@ -89,15 +90,25 @@ class ImageFiles:
             raise ImageError(self.index.faults[place])
         return int(self.index.widths[place]), int(self.index.heights[place])
 
+    @abstractmethod
+    def region(self, index: int, box: Box, size: Size) -> Image.Image: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str: ...
+
+    def faults(self) -> dict[int, str]:
+        return self.index.faults_of(self.places)
+
+
+class ImageFiles(IndexedImages):
+    """Images that are files, decoded when they are drawn."""
+
     def region(self, index: int, box: Box, size: Size) -> Image.Image:
         content = read_content(self.index.path(int(self.places[index])))
         return read_region(content, box, size, self.in_channels, self.size(index))
 
     def name(self, index: int) -> str:
         return str(self.index.path(int(self.places[index])))
-
-    def faults(self) -> dict[int, str]:
-        return self.index.faults_of(self.places)
 
 
 @dataclass(frozen=True)

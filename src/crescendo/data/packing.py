@@ -88,11 +88,16 @@ def plan_pack(source: Path, levels: Sequence[int], quality: int, originals: bool
 def estimate(plan: Plan) -> dict[int, int]:
     """Bytes of each level, by packing a few images that lie evenly in the list."""
     places = np.unique(np.linspace(0, len(plan.files) - 1, SAMPLE).astype(int)).tolist()
-    totals = dict.fromkeys(plan.stored_levels, 0)
+    totals, read = dict.fromkeys(plan.stored_levels, 0), 0
     for place in places:
-        for level, content in make_copies(plan.files.path(place), plan.facts).items():
+        try:
+            copies = make_copies(plan.files.path(place), plan.facts)
+        except ImageError:
+            continue  # it will be left out, and is told then
+        read += 1
+        for level, content in copies.items():
             totals[level] += len(content)
-    estimated = {level: round(total * len(plan.files) / len(places)) for level, total in totals.items()}
+    estimated = {level: round(total * len(plan.files) / max(1, read)) for level, total in totals.items()}
     if plan.facts.originals:
         estimated[ORIGINAL] = int(plan.files.sizes.sum())
     return estimated

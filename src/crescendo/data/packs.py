@@ -9,9 +9,10 @@ are the files as they were. docs/data.md says why no other container.
 import json
 import logging
 import mmap
+import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,9 @@ from PIL import Image
 
 from crescendo.data.decoding import Box, ImageError, Size, read_copy, read_region
 from crescendo.data.folders import Labelled, make_sets
-from crescendo.data.images import Indices, Sets
+from crescendo.data.images import IndexedImages, Sets
 from crescendo.data.index import from_arrays, load_index
 from crescendo.data.listing import FileIndex
-from crescendo.data.sampler import Draws
-from crescendo.data.transforms import Transform
 from crescendo.errors import UserError, no_directory
 
 log = logging.getLogger(__name__)
@@ -88,21 +87,22 @@ class Pack:
             UserError: there is none, it is unfinished, or a shard is missing or has another size.
         """
         facts = read_facts(root)
+        levels = [*facts.levels, *([ORIGINAL] if facts.originals else [])]
         try:
             with (root / ARRAYS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = dict(stored)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{root / ARRAYS} cannot be read: {error}") from error
-        pack = cls(
-            root,
-            facts,
-            from_arrays(Path(facts.source), arrays),
-            Labelled(arrays["parts"], arrays["labels"], facts.class_names),
-            {
-                level: Extents(*(arrays[f"{name}_{level}"] for name in ("offsets", "lengths", "checksums")))
-                for level in (*facts.levels, *([ORIGINAL] if facts.originals else []))
-            },
-        )
+            pack = cls(
+                root,
+                facts,
+                from_arrays(Path(facts.source), arrays),
+                Labelled(arrays["parts"], arrays["labels"], facts.class_names),
+                {
+                    level: Extents(*(arrays[f"{name}_{level}"] for name in Extents.__dataclass_fields__))
+                    for level in levels
+                },
+            )
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{root / ARRAYS} cannot be read: {error}. Make the pack anew.") from error
         pack._check_sizes()
         return pack
 
@@ -152,13 +152,17 @@ class Pack:
             ImageError: they are not those that were written.
         """
         extents, shard = self.extents[level], place // self.facts.shard_images
+        path = shard_path(self.root, level, shard)
         if (level, shard) not in self._maps:
-            with shard_path(self.root, level, shard).open("rb") as file:
-                self._maps[level, shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                with path.open("rb") as file:
+                    self._maps[level, shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:  # it went, or was emptied, after the pack was opened
+                raise ImageError(f"shard {path} cannot be read ({error})") from error
         start = int(extents.offsets[place])
         content = self._maps[level, shard][start : start + int(extents.lengths[place])]
         if zlib.crc32(content) != extents.checksums[place]:
-            raise ImageError(f"shard {shard_path(self.root, level, shard)} is damaged at byte {start}")
+            raise ImageError(f"shard {path} is damaged at byte {start}")
         return content
 
     def is_stale(self, current: FileIndex) -> bool:
@@ -181,41 +185,21 @@ class Pack:
 
 
 @dataclass(frozen=True)
-class PackedImages:
+class PackedImages(IndexedImages):
     """Images of a pack.
 
     Attributes:
-        places: the entries of the pack's index that are meant, int64 [N].
-        labels: int64 [N].
         tolerance: pixels that a copy must have for each pixel of the result, in each direction.
     """
 
     pack: Pack
-    places: Indices
-    labels: Indices
-    in_channels: int
     tolerance: float
-
-    def subset(self, indices: Indices) -> "PackedImages":
-        return replace(self, places=self.places[indices], labels=self.labels[indices])
-
-    def batch(self, draws: Draws, transform: Transform) -> Any:
-        return transform.read(self, draws)
-
-    def size(self, index: int) -> Size:
-        place = int(self.places[index])
-        if place in self.pack.index.faults:
-            raise ImageError(self.pack.index.faults[place])
-        return int(self.pack.index.widths[place]), int(self.pack.index.heights[place])
 
     def region(self, index: int, box: Box, size: Size) -> Image.Image:
         return self.pack.region(int(self.places[index]), box, size, self.in_channels, self.tolerance)
 
     def name(self, index: int) -> str:
-        return f"{self.pack.root}:{self.pack.index.name(int(self.places[index]))}"
-
-    def faults(self) -> dict[int, str]:
-        return self.pack.index.faults_of(self.places)
+        return f"{self.pack.root}:{self.index.name(int(self.places[index]))}"
 
 
 def packed(root: str, in_channels: int = 3, tolerance: float = 1.0, test_fraction: float = 0.15) -> Sets:
@@ -228,7 +212,7 @@ def packed(root: str, in_channels: int = 3, tolerance: float = 1.0, test_fractio
     warn_if_stale(pack)
     return make_sets(
         pack.labelled,
-        lambda places, labels: PackedImages(pack, places, labels, in_channels, tolerance),
+        lambda places, labels: PackedImages(pack.index, places, labels, in_channels, pack, tolerance),
         test_fraction,
     )
 
