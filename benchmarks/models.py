@@ -17,19 +17,17 @@ import json
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from itertools import cycle, permutations
-from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
 
 import torch
 import torchvision
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
+from crescendo.analysis.memory import allocator_peak
 from crescendo.analysis.profile import describe_device, training_loss
 from crescendo.models import create_model
 from crescendo.models.layers import WithAuxiliary
@@ -171,26 +169,7 @@ def time_of(step: Step, device: torch.device) -> float:
 def peak_memory(step: Step, net: nn.Module, device: torch.device) -> int:
     """Bytes at their highest, beyond those in use before the step."""
     net.zero_grad()
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        step()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    with tempfile.TemporaryDirectory() as place:
-        trace = Path(place) / "trace.json"
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    # Signed bytes of each allocation and release. What was there before is not released here.
-    changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]"]
-    total = peak = 0
-    for _, change in sorted(changes, key=lambda pair: pair[0]):
-        total += change
-        peak = max(peak, total)
-    return peak
+    return allocator_peak(step, device)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
+from crescendo import mixing
 from crescendo.classifier import ImageClassifier, TrainingSums
 from crescendo.curriculum.schedule import Curriculum, Stage
 from crescendo.data import Batch, ImageData, Transform
-from crescendo.data.sources import Sets, StoredImages
+from crescendo.data.images import Sets, StoredImages
 from crescendo.models.layers import Dropout, Net, WithAuxiliary
 from crescendo.optim import Constant, Cosine
 
@@ -65,6 +67,24 @@ def batch(count=16):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
     return Batch(images, torch.arange(count) % 6, torch.arange(count))
+
+
+@pytest.mark.parametrize("knobs", [EVERYTHING, {"mixup": 0.2}, {"cutmix": 1.0}, {"random_erasing": 0.5}])
+def test_what_happens_to_a_batch_happens_on_its_device_and_is_not_read_there(monkeypatch, knobs):
+    """torch's fake tensors stand in for a GPU's: they refuse another device, and to be read by the host."""
+    monkeypatch.setattr(mixing, "_beta", lambda alpha, count, device: torch.rand(count, device=device))
+    classifier = classify(knobs=knobs)
+    with FakeTensorMode():
+        images = torch.zeros(16, 3, 8, 8, dtype=torch.uint8, device="cuda")
+        labels = torch.zeros(16, dtype=torch.int64, device="cuda")
+        classifier.mean, classifier.std = (torch.ones(3, 1, 1, device="cuda") for _ in range(2))
+        floats, targets = classifier.augment(Batch(images, labels, labels))
+        logits = torch.zeros(16, 6, device="cuda")
+        loss = mixing.cross_entropy(logits, targets, 0.1)
+        classifier.train_sums.add(loss, mixing.count_correct(logits, targets), 16)
+        assert [part.device.type for part in (floats, loss, classifier.train_sums._sums)] == ["cuda"] * 3
+        with pytest.raises(DataDependentOutputException):
+            float(loss)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

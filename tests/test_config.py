@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf, open_dict
 
 from crescendo.config import validate
+from crescendo.data.packing import build_pack, plan_pack
 from crescendo.errors import UserError
 from crescendo.experiment import prepare
 from crescendo.targets import build, check_arguments, check_targets, users_mistakes
 
 REPOSITORY = Path(__file__).parents[1]
-GROUPS = ("data", "model", "regularization", "curriculum", "optimizer", "lr_schedule", "trainer")
+GROUPS = ("data", "model", "regularization", "curriculum", "scaling", "optimizer", "lr_schedule", "trainer")
 GROUPS += ("callbacks", "logger", "arm", "debug")
 OPTIONS = [
     f"{group}={path.stem}"
@@ -34,8 +36,15 @@ def with_synthetic_images(config):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_composes_and_fits(option, configuration, image_folder):
-    overrides = [option, *([f"data.root={image_folder}"] if option == "data=folder" else [])]
+def test_every_option_composes_and_fits(option, configuration, image_folder, tmp_path):
+    if option == "data=packed":
+        build_pack(plan_pack(image_folder, (32,), 90, True), tmp_path / "pack", workers=1)
+    roots = {
+        "data=folder": image_folder,
+        "data=imagenet": image_folder,
+        "data=packed": tmp_path / "pack",
+    }
+    overrides = [option, *([f"data.root={roots[option]}"] if option in roots else [])]
     config = configuration(*overrides)
     validate(config)
     check_arguments(config)
@@ -60,6 +69,14 @@ def test_every_experiment_is_built_and_takes_a_step(experiment, configuration, i
     assert batch.images.shape[-1] == built.plan.stages[0].resolution
 
 
+def test_a_balanced_sampler_is_what_the_training_draws_by(configuration):
+    """The digits have 125 to 131 training images of a class, and 40 batches of 32 an epoch."""
+    config = configuration("data.sampler=balanced")
+    validate(config)
+    drawn = [batch.labels for batch in prepare(config, shapes_only=True).data.train_dataloader()]
+    assert torch.cat(drawn).bincount().tolist() == [128] * 10
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -67,6 +84,7 @@ def test_every_experiment_is_built_and_takes_a_step(experiment, configuration, i
         ("trainer.max_epochs=0", "trainer.max_epochs=0: should be greater than 0"),
         ("data.batch_size=-3", "data.batch_size=-3: should be greater than 0"),
         ("data.val_fraction=1", "data.val_fraction=1: should be less than 1"),
+        ("data.sampler=weighted", "data.sampler=weighted: should be 'uniform' or 'balanced'"),
         ("data.fit=squeeze", "data.fit=squeeze: should be 'resize' or 'pad'"),
         ("data.mean=[0.5,0.5]", "data.mean has 2 values for data.in_channels=1"),
         ("data.augmentation.crop_area=[0.5,0.1]", "must be two rising shares of the area"),
@@ -76,6 +94,9 @@ def test_every_experiment_is_built_and_takes_a_step(experiment, configuration, i
         ("curriculum.resolution.start=16.5", "must be whole pixels, 1 or more, not 16.5"),
         ("curriculum.interpolation=cubic", "should be 'linear' or 'geometric'"),
         ("optimizer.lr=-1", "optimizer.lr=-1: should be greater than 0"),
+        ("scaling.phi=1", "scaling.phi=1: scaling=none scales nothing"),
+        ("scaling.phi=much", "scaling.phi=much: should be a valid number"),
+        ("+scaling.delta=1", "scaling.delta is not a setting"),
         ("name=a/b", "name=a/b"),
         ("model.num_classes=3", "model.num_classes=3 does not fit data.num_classes=10"),
         ("model.in_channels=3", "model.in_channels=3 does not fit data.in_channels=1"),

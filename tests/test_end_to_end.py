@@ -77,6 +77,7 @@ def test_a_run_leaves_a_complete_directory(finished):
     # an epoch of 128 images at 28 px, which cost less, and one at 32 px; forward and backward
     assert 3 * 128 * summary["macs"] < summary["train_macs"] < 3 * 256 * summary["macs"]
     assert 0 < summary["cpu_seconds"] < summary["seconds"]
+    assert 0 < summary["data_wait"] < 1
     assert summary["peak_memory_bytes"] > 10**8
     assert summary["wandb_id"]
     assert {"test/accuracy", "test/loss", "val/accuracy"} <= set(summary["metrics"])
@@ -106,6 +107,7 @@ def test_metrics_follow_the_curriculum(finished):
     assert [int(row["step"]) for row in training] == [1, 3, 5, 7]
     assert [row["curriculum/resolution"] for row in training] == ["28", "28", "32", "32"]
     assert [row["regularization/label_smoothing"] for row in training] == ["0.0", "0.0", "0.1", "0.1"]
+    assert all(0 < float(row["data/wait"]) < 1 for row in training)
     assert sum(bool(row["val/accuracy"]) for row in rows) == 2
     assert sum(bool(row["test/accuracy"]) for row in rows) == 1
 

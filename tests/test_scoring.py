@@ -15,8 +15,7 @@ from rich.console import Console
 from crescendo.analysis.scores import Outcome
 from crescendo.composing import with_data
 from crescendo.errors import UserError
-from crescendo.evaluation import TrainedRun, make_views, same_images
-from crescendo.scoring import evaluate_run
+from crescendo.scoring import EvaluatedRun, evaluate_run, make_views, same_images
 
 SYNTHETIC = (*TINY, "logger=csv")
 
@@ -137,9 +136,9 @@ def test_other_images_of_the_same_classes_are_tested(uninterrupted, image_folder
     run = uninterrupted(*training, "data.num_workers=0")
     elsewhere = image_folder.with_name("elsewhere")
     shutil.copytree(image_folder, elsewhere)
-    trained = TrainedRun.load(run, "cpu", data=[f"root={elsewhere}", "source.test_fraction=0.5"])
+    trained = EvaluatedRun.load(run, "cpu", data=[f"root={elsewhere}", "source.test_fraction=0.5"])
     assert trained.class_names == ["dark", "grey", "light"]
     assert len(trained.test().labels) == 18
     (elsewhere / "light").rename(elsewhere / "bright")
     with pytest.raises(UserError, match="differ in classes: bright, light"):
-        TrainedRun.load(run, "cpu", data=[f"root={elsewhere}"])
+        EvaluatedRun.load(run, "cpu", data=[f"root={elsewhere}"])

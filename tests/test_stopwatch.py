@@ -35,3 +35,6 @@ def test_it_begins_at_zero_or_where_another_process_was(clocks):
     assert stopwatch.reading() == (6, 4)
     stopwatch.go((0.0, 0.0))
     assert stopwatch.reading() == (0, 0)
+    stopwatch.hold((8.0, 3.0))
+    clocks["perf_counter"] = 105.0
+    assert stopwatch.reading() == (8, 3)

@@ -76,7 +76,8 @@ def test_the_readme_speaks_of_options_that_exist(configuration):
         swept = "-m" in words or any(word.startswith("sweep=") for word in words)
         overrides = [word.split(",")[0].replace("tag(log", "0.1") if swept else word for word in overrides]
         overrides = [word.replace("data.root=photos", "data.root=tests") for word in overrides]
-        validate(configuration(*overrides, *(["data.num_classes=2"] if "data=folder" in overrides else [])))
+        of_files = {"data=folder", "data=packed"} & set(overrides)
+        validate(configuration(*overrides, *(["data.num_classes=2"] if of_files else [])))
 
 
 def test_the_arms_of_the_ablation_differ_in_what_they_say(configuration):

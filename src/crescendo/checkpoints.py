@@ -24,7 +24,8 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from crescendo.errors import UserError
-from crescendo.runs import best_checkpoint, sync_directory
+from crescendo.runs import best_checkpoint
+from crescendo.storage import sync_directory
 
 FORMAT = 1  # of what a training goes on from; another one is another version's
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"

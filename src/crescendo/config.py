@@ -24,6 +24,7 @@ from pydantic import (
 import crescendo.resolvers  # noqa: F401  # registers them
 from crescendo.curriculum.budget import Budget
 from crescendo.errors import UserError, did_you_mean
+from crescendo.scaling.coefficients import Method, Scaling
 from crescendo.targets import as_sentence, check_targets, resolved
 
 MONITORS = ("val/accuracy", "val/accuracy_top5", "val/loss")
@@ -122,6 +123,10 @@ class DataSettings(Group):
     val_fraction: Share
     fraction: ShareOrAll
     split_seed: NonNegativeInt
+    on_error: Literal["raise", "skip"] = "raise"
+    max_errors: NonNegativeInt = 100
+    tolerance: PositiveFloat | None = None
+    sampler: Literal["uniform", "balanced"] = "uniform"
 
 
 class ModelSettings(Target):
@@ -150,6 +155,14 @@ class CurriculumSettings(Target):
     adaptive: bool = True
     max_shapes: PositiveInt | None = None
     fixres: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class ScalingSettings(Group):
+    method: Method = "none"
+    phi: float = 0.0
+    alpha: float = 1.0
+    beta: float = 1.0
+    gamma: float = 1.0
 
 
 class OptimizerSettings(Target):
@@ -189,6 +202,7 @@ class Settings(Group):
     model: ModelSettings
     regularization: RegularizationSettings
     curriculum: CurriculumSettings
+    scaling: ScalingSettings = ScalingSettings()
     optimizer: OptimizerSettings
     lr_schedule: Target
     trainer: TrainerSettings
@@ -236,6 +250,7 @@ def validate(config: DictConfig) -> None:
                 f"model.{key}={values['model'][key]} does not fit data.{key}={values['data'][key]}: "
                 f"set data.{key}, the model follows it."
             )
+    Scaling(**values.get("scaling", {}))  # names what cannot be
     _check_callbacks(values["callbacks"])
     if not values.get("trust"):
         check_targets(values)

@@ -14,13 +14,15 @@ from crescendo.analysis.plan import Plan, check_net_follows, make_plan
 from crescendo.classifier import ImageClassifier
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.data import Augmentation, ImageData, Transform
-from crescendo.data.sources import Sets
+from crescendo.data.images import Sets
 from crescendo.errors import UserError
 from crescendo.models import load_weights
 from crescendo.models.layers import Net
 from crescendo.probe import limited_steps
 from crescendo.regularization import Regularization
-from crescendo.targets import build, build_partial, users_mistakes
+from crescendo.scaling.coefficients import UNSCALED, Scaling
+from crescendo.scaling.nets import check_resolution_scales, scaled_arguments
+from crescendo.targets import build, build_partial, find_target, users_mistakes
 from crescendo.validation import StageValidation, StatisticsRefresh
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ def prepare(
         max_steps=config.trainer.max_steps,
         validate_every=config.trainer.check_val_every_n_epoch,
         not_applied=not_applied,
+        scaling=build_scaling(config),
     )
     return Experiment(data, classifier, curriculum, plan, class_names)
 
@@ -88,7 +91,7 @@ def prepare(
 def build_classifier(config: DictConfig) -> ImageClassifier:
     """The configured net, initialised from the seed or from `weights`, with its optimizer and schedule."""
     L.seed_everything(config.seed, verbose=False)
-    net = build(config.model, "model")
+    net = build_net(config)
     if config.weights is not None:
         log.info("%s: %s", config.weights, load_weights(net, config.weights))
     return ImageClassifier(
@@ -103,10 +106,28 @@ def build_classifier(config: DictConfig) -> ImageClassifier:
     )
 
 
+def build_net(config: DictConfig) -> Net:
+    """The configured net, as deep and wide as `scaling` makes it."""
+    arguments = plain_values(config.model)
+    changed = scaled_arguments(find_target(arguments, "model"), arguments, build_scaling(config).factors)
+    return build(arguments | changed, "model")
+
+
+def build_scaling(config: DictConfig) -> Scaling:
+    """The configured scaling; none in the configuration of a run from before there was one."""
+    return Scaling(**plain_values(config.scaling)) if "scaling" in config else UNSCALED
+
+
 def build_curriculum(config: DictConfig, net: Net, epochs: int | None = None) -> Curriculum:
-    """The configured curriculum, with the knobs that apply to `net`; of another length, if one is given."""
+    """The configured curriculum, with the knobs that apply to `net`; of another length, if one is given.
+
+    Its resolutions are as large as `scaling` makes them.
+    """
     knobs = Regularization(**plain_values(config.regularization)).ramps(net)
-    return build(
+    factor = build_scaling(config).factors.resolution
+    if factor != 1:
+        check_resolution_scales(net)
+    curriculum: Curriculum = build(
         config.curriculum,
         "curriculum",
         epochs=epochs or config.trainer.max_epochs,
@@ -114,6 +135,7 @@ def build_curriculum(config: DictConfig, net: Net, epochs: int | None = None) ->
         smallest=net.min_resolution,
         seed=config.seed,
     )
+    return curriculum.scaled(factor)
 
 
 def around_validation(
@@ -163,6 +185,9 @@ def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, l
         val_fraction=config.data.val_fraction,
         fraction=config.data.fraction,
         split_seed=config.data.split_seed,
+        sampler=config.data.sampler,
+        on_error=config.data.on_error,
+        max_errors=config.data.max_errors,
     )
     names = config.data.class_names or sets.class_names or range(config.data.num_classes)
     if len(names) != config.data.num_classes:

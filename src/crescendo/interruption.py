@@ -26,7 +26,8 @@ from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 
 from crescendo.checkpoints import BestCheckpoint
 from crescendo.errors import EXIT_CODE, Interrupted
-from crescendo.runs import REQUEUED, write_whole
+from crescendo.runs import REQUEUED
+from crescendo.storage import write_whole
 from crescendo.validation import StatisticsRefresh
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

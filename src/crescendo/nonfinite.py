@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from crescendo.errors import UserError
-from crescendo.runs import write_whole
+from crescendo.storage import write_whole
 
 MOST_SKIPS = 10  # windows; a training that needs more has another fault
 

@@ -29,10 +29,16 @@ def _fold(key: UInt64s, value: int | UInt64s) -> UInt64s:
     return _scramble(key * np.uint64(_GOLDEN) + _scramble(value + np.uint64(_GOLDEN)))
 
 
-def uniform(seed: int, epoch: int, indices: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.float64]:
-    """Uniform numbers in [0, 1) of shape [len(indices), count], a row for each sample of the epoch."""
+def uniform(
+    seed: int, epoch: int | npt.NDArray[np.int64], indices: npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.float64]:
+    """Uniform numbers in [0, 1) of shape [len(indices), count], a row for each sample of the epoch.
+
+    `epoch` is one for all samples, or one for each.
+    """
     start = np.zeros(1, dtype=np.uint64)
-    key = _fold(_fold(_fold(start, seed), epoch), indices.astype(np.uint64))
+    epochs = epoch if isinstance(epoch, int) else epoch.astype(np.uint64)
+    key = _fold(_fold(_fold(start, seed), epochs), indices.astype(np.uint64))
     columns = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     bits = _scramble(key[:, None] + columns) >> np.uint64(11)
     return bits.astype(np.float64) * 2.0**-53

@@ -2,6 +2,7 @@
 
 ${choice:model}                 the option chosen for a group, in a job as in a sweep
 ${class_directories:<root>}     how many classes a tree of class directories has
+${packed_classes:<root>}        how many classes a pack has
 ${fewest_epochs:<stages>,<fixres>}   the epochs that a curriculum takes at least
 ${short_id:}                    four hexadecimal digits
 """
@@ -19,9 +20,17 @@ def _choice(group: str, _root_: DictConfig) -> str:
 
 
 def _count_classes(root: str) -> int:
-    from crescendo.data.sources import class_directories  # heavy, and for data=folder alone
+    from crescendo.data.folders import class_directories  # heavy, and for data=folder alone
 
     return len(class_directories(root))
+
+
+def _count_packed_classes(root: str) -> int:
+    from pathlib import Path
+
+    from crescendo.data.packs import read_facts
+
+    return len(read_facts(Path(root)).class_names)
 
 
 def fewest_epochs(stages: int | str, fixres: float) -> int:
@@ -31,5 +40,6 @@ def fewest_epochs(stages: int | str, fixres: float) -> int:
 
 OmegaConf.register_new_resolver("choice", _choice, replace=True)
 OmegaConf.register_new_resolver("class_directories", _count_classes, replace=True)
+OmegaConf.register_new_resolver("packed_classes", _count_packed_classes, replace=True)
 OmegaConf.register_new_resolver("fewest_epochs", fewest_epochs, replace=True)
 OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(2), replace=True)

@@ -12,7 +12,6 @@ import glob
 import json
 import logging
 import math
-import os
 import re
 import secrets
 import shlex
@@ -33,6 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from crescendo.errors import Interrupted, UserError, no_directory
+from crescendo.storage import write_whole
 
 RUN_DIRECTORY_VARIABLE = "CRESCENDO_RUN_DIRECTORY"  # tells the other ranks where rank 0 writes
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a disk, a quota, a file; and a broken disk
@@ -46,6 +46,7 @@ SUMMARY = (
     "status",  # finished, failed, interrupted, or pruned by a study
     "seconds",  # in all processes that trained it; of one that was killed they are not known
     "images_per_second",  # of training alone
+    "data_wait",  # share of the training's time, without compiling, in which rank 0 waited for batches
     "compile_seconds",  # of torch.compile, which images_per_second leaves out; 0 without
     "bn_refresh_seconds",  # of taking batch norm's statistics anew for validations; null without
     "bn_refresh_macs",  # of the same, over all devices
@@ -60,6 +61,7 @@ SUMMARY = (
     "packages",
     "wandb_id",
     "not_applied",  # knobs that are on and that the net has no layer for
+    "faulty_images",  # that could not be read, under data.on_error=skip
     "skipped_windows",  # of batches around a loss that was not finite, under on_nonfinite=skip
     "error",
 )
@@ -181,30 +183,6 @@ def _finite_or_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite_or_none(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync_directory(path.parent)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def sync_directory(directory: Path) -> None:
-    """Have the names in a directory survive a loss of power, too."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -15,8 +15,10 @@ class Stopwatch:
         self._before = self.reading() if before is None else before
         self._begin, self._running = self._now(), True
 
-    def hold(self) -> None:
-        self._before, self._running = self.reading(), False
+    def hold(self, before: tuple[float, float] | None = None) -> None:
+        """Stop, at what was counted, or at `before`."""
+        self._before = self.reading() if before is None else before
+        self._running = False
 
     def reading(self) -> tuple[float, float]:
         """Both, since it was last at zero and without what it was held for."""

@@ -66,7 +66,7 @@ def check_arguments(config: DictConfig) -> None:
         UserError: there is no such target, it is not one to build, or it takes no such argument or value.
     """
     for key, node in _targets(resolved(config), ""):
-        target = _find(node, key)
+        target = find_target(node, key)
         if not config.trust:
             _check_what_is_built(target, f"{key}._target_={node['_target_']}")
         _check_arguments(target, node, key)
@@ -122,7 +122,12 @@ def build_partial(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
         raise _user_error_in(error) or UserError(f"{key}: {error}") from error
 
 
-def _find(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
+def find_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
+    """What the `_target_` of the setting `key` names.
+
+    Raises:
+        UserError: there is no such thing.
+    """
     try:
         return get_object(node["_target_"])
     except (ImportError, ValueError, AttributeError) as error:

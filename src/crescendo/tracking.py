@@ -23,6 +23,7 @@ from crescendo.analysis.costs import TRAINING_PASSES
 from crescendo.classifier import ImageClassifier
 from crescendo.compilation import CompileClock
 from crescendo.curriculum.schedule import Curriculum
+from crescendo.data.loading import Loader
 from crescendo.errors import UserError
 from crescendo.nonfinite import NonFiniteError, Window, all_finite
 from crescendo.runs import TRACEBACK_LOGGER, Run
@@ -136,8 +137,8 @@ class StepMetrics(L.Callback):
 
     Only at those steps is anything read from the device. train/macs and train/seconds are what the training
     took up to the row, without validation; what all of it took goes to the summary: images_per_second, also
-    without what `clock` saw of torch.compile; train_macs; and cpu_seconds of all ranks, without those of
-    loader workers.
+    without what `clock` saw of torch.compile; data_wait, the share of the same time that rank 0 waited for
+    batches; train_macs; and cpu_seconds of all ranks, without those of loader workers.
 
     Args:
         macs: multiply-accumulates of one image's forward pass at each of the curriculum's resolutions.
@@ -154,11 +155,11 @@ class StepMetrics(L.Callback):
         self.curriculum, self.run, self.every_n_steps, self.macs = curriculum, run, every_n_steps, macs
         self._clock, self._compile_seconds = clock or CompileClock(), 0.0
         self.shown: dict[str, float] = {}  # the newest values, for the progress bar
-        self._images, self._seconds = 0, 0.0
+        self._images, self._seconds, self._waited = 0, 0.0, 0.0
         self._train_macs, self._cpu_seconds = 0, 0.0
         self._steps, self._rate = 0, 0.0
         self._epoch_sums, self._epoch_seconds = [0.0, 0.0, 0], 0.0
-        self._stopwatch = Stopwatch()
+        self._stopwatch, self._waiting = Stopwatch(), Stopwatch()
         self._unchecked = 0  # the first batch of the epoch that is not known to have been finite
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -171,6 +172,8 @@ class StepMetrics(L.Callback):
         self._steps = trainer.global_step
         self._unchecked = _batches_done(trainer)
         self._stopwatch.go()
+        assert isinstance(trainer.train_dataloader, Loader)
+        trainer.train_dataloader.waiting = self._waiting
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -200,7 +203,8 @@ class StepMetrics(L.Callback):
             "compile_seconds": self._compile_seconds,
             "train_macs": self._train_macs,
             "cpu_seconds": self._cpu_seconds,
-            "unread": list(self._stopwatch.reading()),
+            "waited": self._waited,
+            "unread": [*self._stopwatch.reading(), self._waiting.reading()[0]],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -209,9 +213,10 @@ class StepMetrics(L.Callback):
         self._images, self._seconds = state_dict["images"], state_dict["seconds"]
         self._compile_seconds = state_dict["compile_seconds"]
         self._train_macs, self._cpu_seconds = state_dict["train_macs"], state_dict["cpu_seconds"]
-        seconds, cpu_seconds = state_dict["unread"]
-        self._stopwatch.go((seconds, cpu_seconds))
-        self._stopwatch.hold()
+        self._waited = state_dict["waited"]
+        seconds, cpu_seconds, waited = state_dict["unread"]
+        self._stopwatch.hold((seconds, cpu_seconds))
+        self._waiting.hold((waited, 0.0))
         self._summarize()  # the training may be done, and only its test be left
 
     def on_train_batch_start(
@@ -264,6 +269,7 @@ class StepMetrics(L.Callback):
     def _summarize(self) -> None:
         self.run.summary |= {
             "images_per_second": round(self._images / max(self._seconds, 1e-9), 1),
+            "data_wait": round(self._waited / max(self._seconds, 1e-9), 4),
             "compile_seconds": round(self._compile_seconds, 1),
             "train_macs": self._train_macs,
             "cpu_seconds": round(self._cpu_seconds, 3),
@@ -283,6 +289,8 @@ class StepMetrics(L.Callback):
         loss, correct, images = classifier.train_sums.take(over_devices)
         seconds, cpu_seconds = self._stopwatch.reading()
         self._stopwatch.go((0.0, 0.0))
+        waited, _ = self._waiting.reading()
+        self._waiting.hold((0.0, 0.0))
         compiling = self._clock.take()
         self._compile_seconds += compiling
         seconds -= compiling
@@ -296,6 +304,7 @@ class StepMetrics(L.Callback):
         self._images += images
         self._train_macs += TRAINING_PASSES * images * self.macs[stage.resolution]
         self._seconds += seconds
+        self._waited += waited
         self._cpu_seconds += float(over_devices(torch.tensor(cpu_seconds, device=classifier.device)))
         self._epoch_seconds += seconds
         self._epoch_sums = [
@@ -309,6 +318,7 @@ class StepMetrics(L.Callback):
             "train/images_per_second": self.shown["speed"],
             "train/macs": self._train_macs,
             "train/seconds": self._seconds,
+            "data/wait": waited / seconds,
             "lr": self._rate,
             "curriculum/stage": stage.index,
             "curriculum/resolution": stage.resolution,

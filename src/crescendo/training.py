@@ -183,6 +183,7 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
             "metrics": metrics,
             "best_epoch": min(best["epoch"], config.trainer.max_epochs - 1),
             "peak_memory_bytes": peak_memory_bytes(),
+            "faulty_images": len(data.faults),
         }
         failed = False
         if torch.distributed.is_initialized():  # else its threads outlive what they use, now and then
@@ -239,6 +240,7 @@ def _fit(
             step = checkpoint["global_step"] if checkpoint else 0
             log.info("resumed: %s goes on after step %d", run.directory, step)
         classifier, data = experiment.classifier, experiment.data
+        data.faults.keep_in(run.directory / "faulty_images.csv")
         if config.compile:
             compile_net(classifier.net, len(experiment.curriculum.plan))
         classifier.skipped = windows.skipped

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -10,6 +11,7 @@ from crescendo.curriculum.schedule import Curriculum, Ramp
 from crescendo.errors import UserError
 from crescendo.models import create_model
 from crescendo.optim import Constant, Cosine, OneCycle, Step
+from crescendo.scaling.coefficients import Scaling
 
 
 def plan(curriculum, schedule=Constant(), not_applied=()):  # noqa: B008
@@ -78,6 +80,15 @@ def test_the_plan_as_shown():
     assert "41.3M MACs to train, 0.44 of the MACs of curriculum=constant" in text
     assert "Conv2d has no drop path: not applied" in text
     assert "mixup" not in text
+
+
+def test_the_plan_shows_what_scaled_it():
+    made = replace(plan(Curriculum(2, 37)), scaling=Scaling("compound", 1, 1.2, 1.1, 1.15))
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(show_plan(made))
+    text = console.export_text()
+    assert "scaling=compound, phi 1: depth x 1.2, width x 1.1, resolution x 1.15" in text
+    assert "evaluated at 37 px" in text
 
 
 def test_the_plan_with_what_was_measured():

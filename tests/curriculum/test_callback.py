@@ -10,7 +10,7 @@ from crescendo.classifier import ImageClassifier
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.curriculum.schedule import Curriculum, Ramp
 from crescendo.data import Augmentation, ImageData, Transform, randaugment
-from crescendo.data.sources import Sets, StoredImages
+from crescendo.data.images import Sets, StoredImages
 from crescendo.models.layers import Dropout, DropPath, Net
 from crescendo.optim import Constant
 

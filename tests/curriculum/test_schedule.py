@@ -260,3 +260,44 @@ def test_fixres_is_a_last_stage_at_the_resolution_of_evaluation(epochs, stages, 
 def test_what_the_other_curricula_cannot_be_is_refused(settings, message):
     with pytest.raises(UserError, match=message):
         Curriculum(**({"epochs": 9, "resolution": Ramp(16, 32), "stages": 3} | settings))
+
+
+def test_a_scaled_curriculum_has_every_resolution_times_the_factor():
+    curriculum = Curriculum(
+        4, Ramp(128, 224), 4, knobs={"mixup": Ramp(0, 0.3)}, multiple_of=8, evaluation_resolution=260
+    )
+    scaled = curriculum.scaled(1.15)  # 147.2, 184, 220.8, 257.6 and 299
+    assert [stage.resolution for stage in curriculum.plan] == [128, 160, 192, 224]
+    assert [stage.resolution for stage in scaled.plan] == [144, 184, 224, 256]
+    assert scaled.evaluation_resolution == 296
+    assert scaled.constant.resolution == 256
+    assert [stage.knobs for stage in scaled.plan] == [stage.knobs for stage in curriculum.plan]
+    assert curriculum.scaled(1) is curriculum
+
+
+def test_a_scaled_curriculum_without_multiples_rounds_to_pixels():
+    scaled = Curriculum(2, 224).scaled(1.15)
+    assert [stage.resolution for stage in scaled.plan] == [258]
+    assert scaled.evaluation_resolution == 258
+
+
+def test_a_scaled_curriculum_starts_where_auto_did_and_ends_with_fixres():
+    curriculum = Curriculum(
+        4, {"start": "auto", "end": 32}, 2, multiple_of=8, evaluation_resolution=40, fixres=0.25
+    )
+    assert [stage.resolution for stage in curriculum.scaled(1.5).plan] == [24, 48, 64]  # 60 goes up
+
+
+def test_the_knobs_of_a_scaled_random_curriculum_stay_within_their_ranges():
+    curriculum = Curriculum(
+        30,
+        Ramp(16, 32),
+        "every_epoch",
+        knobs={"mixup": Ramp(0.1, 0.3)},
+        multiple_of=8,
+        order="random",
+    ).scaled(1.15)
+    seen = {stage.resolution: stage.knobs["mixup"] for stage in curriculum.plan}  # 18.4 to 36.8
+    assert sorted(seen) == [16, 24, 32, 40]
+    assert (seen[16], seen[40]) == (0.1, 0.3)
+    assert 0.1 < seen[24] < seen[32] < 0.3

@@ -1,4 +1,6 @@
+import shutil
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,7 +8,8 @@ import torch
 
 from crescendo.curriculum.schedule import Curriculum, Ramp
 from crescendo.data import Augmentation, ImageData, Transform
-from crescendo.data.sources import Sets, StoredImages
+from crescendo.data.folders import folder
+from crescendo.data.images import Sets, StoredImages
 from crescendo.errors import UserError
 
 
@@ -73,6 +76,75 @@ def test_a_fraction_near_1_leaves_out_few(fraction):
     assert 170 < len(make(fraction=fraction).training) < 180
 
 
+def of_files(root, **settings):
+    sets = folder(str(root))
+    settings = {"batch_size": 3, "eval_batch_size": 4, "val_fraction": 0.2} | settings
+    return ImageData(sets, Transform(3), Curriculum(1, 8), 0, **settings)
+
+
+def names(part):
+    return [part.images.name(index) for index in range(len(part))]
+
+
+@pytest.mark.parametrize("given", [(), ("train", "test"), ("train", "val"), ("train", "val", "test")])
+def test_a_fraction_of_a_folder_leaves_validation_and_test_whole(image_folder, tmp_path, given):
+    """Whether they are directories of their own, or split off."""
+    root = image_folder
+    if given:
+        root = tmp_path / "parts"
+        for part in given:
+            shutil.copytree(image_folder, root / part)
+    whole, third, sixth = (of_files(root, fraction=fraction) for fraction in (1.0, 1 / 3, 1 / 6))
+    for part in ("validation", "test"):
+        paths = [names(getattr(data, part)) for data in (whole, third, sixth)]
+        assert paths[0] == paths[1] == paths[2]
+        if {"validation": "val"}.get(part, part) in given:
+            assert len(paths[0]) == 36
+    everything = np.bincount(whole.training.images.labels)
+    expected = np.maximum(1, np.rint(everything / 3)).tolist()
+    assert np.bincount(third.training.images.labels).tolist() == expected
+    for smaller, larger in ((third, whole), (sixth, third)):
+        assert set(names(smaller.training)) < set(names(larger.training))
+    held_out = {*names(third.validation), *names(third.test)}
+    assert not held_out & set(names(third.training))
+    assert names(third.training) == names(of_files(root, fraction=1 / 3).training)
+    assert names(third.training) != names(of_files(root, fraction=1 / 3, split_seed=1).training)
+
+
+def test_repeats_of_an_image_in_an_epoch_are_augmented_differently():
+    """And its first time is what it would be by the uniform sampler."""
+    noise = torch.randint(0, 256, (80, 3, 24, 24), generator=torch.Generator().manual_seed(0))
+    labels = np.repeat([0, 1], [76, 4])
+    images = StoredImages(noise.to(torch.uint8), labels)
+    uniform, balanced = (
+        ImageData(
+            Sets(images, images, images),
+            *(Transform(3, augmentation=Augmentation(crop_area=(0.3, 1.0))), Curriculum(1, 6), 0),
+            batch_size=20,
+            eval_batch_size=20,
+            sampler=sampler,
+        )
+        for sampler in ("uniform", "balanced")
+    )
+    assert uniform.steps_per_epoch == balanced.steps_per_epoch == 4
+    once = {
+        index: image
+        for batch in batches(uniform, 1)
+        for index, image in zip(batch.indices.tolist(), batch.images, strict=True)
+    }
+    seen = [
+        (index, image)
+        for batch in batches(balanced, 1)
+        for index, image in zip(batch.indices.tolist(), batch.images, strict=True)
+    ]
+    assert np.bincount(labels[[index for index, _ in seen]]).tolist() == [40, 40]
+    for index in range(76, 80):
+        repeated = [image for other, image in seen if other == index]
+        assert len(repeated) == 10
+        assert torch.equal(repeated[0], once[index])
+        assert len({image.numpy().tobytes() for image in repeated}) == 10
+
+
 def batches(data, epochs):
     loader = data.train_dataloader()
     for epoch in range(epochs):
@@ -117,6 +189,7 @@ def test_steps_are_full_global_batches():
 
 class TwoDevices:
     global_rank, world_size = 1, 2
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

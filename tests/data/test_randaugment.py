@@ -7,9 +7,9 @@ from torch.utils.data import DataLoader
 
 from crescendo.curriculum.schedule import Curriculum, Ramp
 from crescendo.data.datamodule import AddressedDataset
+from crescendo.data.images import StoredImages
 from crescendo.data.randaugment import NUMBERS, OPERATIONS, operations_of, rand_augment
 from crescendo.data.sampler import Draws, TrainingSampler
-from crescendo.data.sources import StoredImages
 from crescendo.data.transforms import Augmentation, Transform
 
 MAGNITUDES = (1, 2.5, 5, 7.5, 10, 13)
@@ -121,7 +121,7 @@ def test_each_epoch_has_its_stages_magnitude(workers, photographs):
     )
     for epoch, magnitude, resolution in ((0, 0, 32), (1, 0, 32), (2, 9, 64), (3, 9, 64)):
         sampler.set_epoch(epoch)
-        for batch, draws in zip(loader, sampler, strict=True):
+        for (batch, _), draws in zip(loader, sampler, strict=True):
             assert (draws.randaugment, draws.resolution) == (magnitude, resolution)
             expected = images.batch(Draws(draws.indices, epoch, resolution, magnitude), transform)
             assert torch.equal(batch.images, expected)

@@ -6,7 +6,7 @@ from lightning.fabric.utilities.data import _set_sampler_epoch
 from torch.utils.data import DataLoader
 
 from crescendo.curriculum.schedule import Curriculum, Ramp
-from crescendo.data.sampler import EvaluationSampler, TrainingSampler
+from crescendo.data.sampler import EvaluationSampler, TrainingSampler, repeats
 
 CURRICULUM = Curriculum(4, Ramp(16, 24), 2)
 
@@ -96,3 +96,79 @@ def test_what_was_trained_on_is_not_drawn_again():
     assert indices(made) == indices(sampler(20, 4, epoch=2))
     made.go_on(epoch=CURRICULUM.epochs, batches=0)
     assert indices(made) == []
+
+
+LABELS = np.repeat([0, 3, 4], [30, 15, 5])  # 50 images of three classes, no class 1 or 2
+
+
+def balanced(**settings):
+    return sampler(balance=LABELS, **settings)
+
+
+def counts(flat):
+    return np.bincount(LABELS[flat], minlength=5).tolist()
+
+
+def test_a_balanced_epoch_draws_each_class_equally_often_in_as_many_steps():
+    drawn = indices(balanced())
+    assert [len(batch) for batch in drawn] == [12] * 4
+    flat = list(chain(*drawn))
+    assert counts(flat) == [16, 0, 0, 16, 16]
+    assert len(set(flat[:16])) > 5  # shuffled: no class comes first
+    assert max(counts(flat[:12])) < 12
+
+
+def test_a_class_of_few_images_repeats_them_evenly_and_one_of_many_is_subsampled():
+    times = np.bincount(list(chain(*indices(balanced()))), minlength=50)
+    assert sorted(times[:30].tolist()) == [0] * 14 + [1] * 16
+    assert sorted(times[30:45].tolist()) == [1] * 14 + [2]
+    assert sorted(times[45:].tolist()) == [3, 3, 3, 3, 4]
+
+
+def test_other_epochs_draw_others_and_each_again_the_same():
+    first, second = (set(chain(*indices(balanced(epoch=epoch)))) for epoch in (0, 1))
+    assert first != second
+    assert indices(balanced(epoch=1)) == indices(balanced(epoch=1))
+    assert indices(balanced(epoch=1)) != indices(balanced(epoch=1, seed=1))
+
+
+def test_what_classes_cannot_share_evenly_goes_to_some_of_them():
+    shares = [counts(list(chain(*indices(balanced(batch_size=25, epoch=epoch))))) for epoch in range(4)]
+    assert all(sorted(share) == [0, 0, 16, 17, 17] for share in shares)
+    assert len({tuple(share) for share in shares}) > 1
+    few = [counts(list(chain(*indices(balanced(size=2, batch_size=2, epoch=epoch))))) for epoch in range(4)]
+    assert all(sorted(share) == [0, 0, 0, 1, 1] for share in few)
+
+
+def test_each_draw_of_an_image_says_how_often_it_came_before():
+    seen = [
+        pair
+        for draws in balanced(epoch=2)
+        for pair in zip(draws.indices.tolist(), draws.repeats.tolist(), strict=True)
+    ]
+    for index in {index for index, _ in seen}:
+        before = [repeat for other, repeat in seen if other == index]
+        assert before == list(range(len(before)))
+
+
+def test_repeats_are_counted_in_the_order_of_drawing():
+    assert repeats(np.array([[5, 2, 5], [5, 7, 2]])).tolist() == [[0, 0, 1], [2, 0, 1]]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_balanced_global_batches_are_the_same_on_any_number_of_devices(parts):
+    def draws(share):
+        return [list(zip(d.indices.tolist(), d.repeats.tolist(), strict=True)) for d in share]
+
+    alone = draws(balanced(parts=parts, epoch=1))
+    two = [draws(balanced(parts=parts, epoch=1, rank=rank, ranks=2)) for rank in range(2)]
+    assert [sorted(a + b) for a, b in zip(*two, strict=True)] == [sorted(batch) for batch in alone]
+
+
+def test_a_balanced_epoch_goes_on_inside():
+    made = balanced()
+    made.go_on(epoch=1, batches=3)
+    whole = list(balanced(epoch=1))
+    (rest,) = made
+    assert rest.indices.tolist() == whole[3].indices.tolist()
+    assert rest.repeats.tolist() == whole[3].repeats.tolist()

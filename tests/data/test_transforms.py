@@ -1,3 +1,4 @@
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from crescendo.data import transforms
+from crescendo.data.decoding import read_header, read_region
 from crescendo.data.sampler import Draws
 from crescendo.data.transforms import NUMBERS, Augmentation, Transform, random_crop
 from crescendo.errors import UserError
@@ -25,18 +27,33 @@ def noise(count=12, channels=3, height=10, width=10):
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def as_pil(image):
-    array = image.permute(1, 2, 0).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+def encoded(image):
+    array, buffer = image.permute(1, 2, 0).numpy(), io.BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def make(transform, images, drawn, kind):
     if kind == "stored":
         return transform.stored(images, drawn)
-    return transform.decoded([as_pil(image) for image in images], drawn)
+    return transform.read(InMemory(images, drawn.indices), drawn)
 
 
-kinds = pytest.mark.parametrize("kind", ["stored", "decoded"])
+class InMemory:
+    """Images as files hand them out, by the indices of the draws."""
+
+    def __init__(self, images, indices):
+        self.files = {index: encoded(image) for index, image in zip(indices.tolist(), images, strict=True)}
+        self.channels = images.shape[1]
+
+    def size(self, index):
+        return read_header(self.files[index])[:2]
+
+    def region(self, index, box, size):
+        return read_region(self.files[index], box, size, self.channels, self.size(index))
+
+
+kinds = pytest.mark.parametrize("kind", ["stored", "read"])
 
 
 @kinds
@@ -90,7 +107,7 @@ def test_batches_are_uint8_square_and_channels_last(kind, channels, fit, epoch):
 
 
 def test_decoded_training_batches_are_channels_last():
-    batch = make(Transform(3, augmentation=EVERYTHING), noise(), draws(range(12)), "decoded")
+    batch = make(Transform(3, augmentation=EVERYTHING), noise(), draws(range(12)), "read")
     assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -175,7 +192,7 @@ def test_stored_and_decoded_images_show_the_same_part(transform, epoch):
     images = torch.zeros(1, 3, 16, 32, dtype=torch.uint8)
     images[..., :8] = 250
     images[..., 24:] = 250
-    stored, decoded = (make(transform, images, draws([0], epoch, 16), kind) for kind in ("stored", "decoded"))
+    stored, decoded = (make(transform, images, draws([0], epoch, 16), kind) for kind in ("stored", "read"))
     assert torch.equal(stored.float() > 125, decoded.float() > 125)
 
 
@@ -190,7 +207,7 @@ def test_evaluation_sees_the_middle(kind):
 def test_images_are_shrunk_by_averaging():
     stripes = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
     stripes[..., 1::4] = stripes[..., 2::4] = 200  # the pixels that a sample without averaging would hit
-    for kind in ("stored", "decoded"):
+    for kind in ("stored", "read"):
         batch = make(Transform(1), stripes, draws([0], 0, 8), kind)
         assert (batch[..., 1:-1].float() - 100).abs().max() < 15
 

@@ -70,7 +70,7 @@ def test_unknown_name_offers_the_nearest():
 def test_unknown_argument_names_the_valid_ones():
     message = (
         r"resnet20 has no argument 'widht'\. Did you mean width\? "
-        r"It takes num_classes, in_channels, width\."
+        r"It takes num_classes, in_channels, width, depth\."
     )
     with pytest.raises(UserError, match=message):
         create_model("resnet20", widht=32)

@@ -3,14 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
 
-import torch
 from rich import box
 from rich.table import Table
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from crescendo.analysis.costs import count_macs_on_meta, count_parameters
+from crescendo.analysis.costs import count_macs_on_meta, count_parameters, shapes_of
 from crescendo.analysis.plan import short_number
 from crescendo.models.registry import find_entry
 
@@ -53,25 +50,9 @@ def show_catalogue(rows: Sequence[Row]) -> Table:
     return table
 
 
-class _WithoutInitialisation(TorchDispatchMode):
-    """Leaves random weights undrawn: on the meta device there are none, but looking takes its time."""
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func._overloadpacket in (torch.ops.aten.normal_, torch.ops.aten.uniform_):
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
 def _row(name: str) -> Row:
     entry = find_entry(name)
-    with torch.device("meta"), _WithoutInitialisation():
-        net = entry.build().eval()
+    net = shapes_of(entry.build).eval()
     assert net.resolution is not None, f"{name} states no resolution"
     return Row(
         name=name,

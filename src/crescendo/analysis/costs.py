@@ -5,8 +5,8 @@ shapes but no numbers.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 # A training step in forward passes: the backward pass makes two products, for weights and for inputs,
 # where the forward pass makes one. The first layer needs no gradient of the images: not subtracted.
@@ -126,6 +127,27 @@ class ActivationCounter:
 
     def _restore(self, nothing: None) -> Tensor:
         raise AssertionError("an ActivationCounter only counts")
+
+
+class _WithoutInitialisation(TorchDispatchMode):
+    """Leaves random weights undrawn: on the meta device there are none, but looking takes its time."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func._overloadpacket in (aten.normal_, aten.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def shapes_of(build: Callable[..., AnyModule], *arguments: Any) -> AnyModule:
+    """What `build` builds, on the meta device: with shapes and without numbers."""
+    with torch.device("meta"), _WithoutInitialisation():
+        return build(*arguments)
 
 
 def on_meta(net: nn.Module) -> nn.Module:

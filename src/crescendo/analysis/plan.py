@@ -20,6 +20,7 @@ from crescendo.curriculum.budget import TrainingCost
 from crescendo.curriculum.schedule import Curriculum, Ramp, Stage
 from crescendo.errors import UserError
 from crescendo.optim import Schedule
+from crescendo.scaling.coefficients import UNSCALED, Scaling
 
 MOST_ROWS = 16  # of stages that are shown: of more, the first and the last
 
@@ -37,6 +38,7 @@ class Plan:
         not_applied: knobs that are on and that the net has no layer for.
         max_steps: optimizer steps after which the training stops at the latest; -1 is no bound.
         validate_every: epochs from one validation to the next.
+        scaling: what made the net and the resolutions larger than they are by themselves.
     """
 
     net: str
@@ -53,6 +55,7 @@ class Plan:
     not_applied: Sequence[str]
     max_steps: int = -1
     validate_every: int = 1
+    scaling: Scaling = UNSCALED
 
     @property
     def macs_at(self) -> dict[int, int]:
@@ -88,6 +91,7 @@ def make_plan(
     not_applied: Sequence[str],
     max_steps: int = -1,
     validate_every: int = 1,
+    scaling: Scaling = UNSCALED,
 ) -> Plan:
     """Plan a training. Nothing is computed with numbers: nets are counted on the meta device."""
     stages = curriculum.plan
@@ -112,6 +116,7 @@ def make_plan(
         max_steps=max_steps,
         validate_every=validate_every,
         not_applied=tuple(not_applied),
+        scaling=scaling,
     )
 
 
@@ -184,6 +189,12 @@ def show_plan(plan: Plan, speeds: Speeds | None = None, budget: str | None = Non
         f"{short_number(plan.training_macs.of(plan.stages))} MACs to train, "
         f"{plan.cost:.2f} of the MACs of curriculum=constant",
     ]
+    if plan.scaling.method != "none":
+        factors = plan.scaling.factors
+        lines.append(
+            f"scaling={plan.scaling.method}, phi {plan.scaling.phi:g}: depth x {factors.depth:.4g}, "
+            f"width x {factors.width:.4g}, resolution x {factors.resolution:.4g}"
+        )
     if plan.stages[-1].trained != "all":
         lines.append("the last stage trains the head and the batch norms alone")
     if budget:

@@ -36,10 +36,13 @@ def batches_as_seen(classifier: ImageClassifier, data: ImageData, count: int) ->
         stages = tuple(stages[i * (len(stages) - 1) // (MOST_ROWS - 1)] for i in range(MOST_ROWS))
     for stage in stages:
         sampler.set_epoch(stage.first_epoch)
-        draws = next(iter(sampler))._replace(indices=first.indices)
+        draws = next(iter(sampler))._replace(indices=first.indices, repeats=first.repeats)
         classifier.enter(stage)
         torch.manual_seed(seed_of(classifier.seed, stage.first_epoch, 0, 0))
-        images, _ = classifier.augment(data.training.__getitems__(draws))
+        batch, faults = data.training.__getitems__(draws)
+        data.faults.meet(faults)
+        assert batch is not None
+        images, _ = classifier.augment(batch)
         pixels = images * classifier.std + classifier.mean
         seen.append((stage, (pixels[:count] / 255).clamp(0, 1).contiguous()))
     return seen

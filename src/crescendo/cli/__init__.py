@@ -5,16 +5,20 @@ A verb imports what it needs when it is called, so that --help answers at once.
 
 import typer
 
-from crescendo.cli import comparing, evaluating, nets, runs, sweeps
+from crescendo.cli import comparing, data, evaluating, nets, runs, sweeps, trained
 from crescendo.errors import plain_errors
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Look at nets and runs. To train: python train.py --help",
+    help="Look at nets, images and runs. To train: python train.py --help",
 )
-for verb in (nets.models, nets.profile, nets.preview, evaluating.evaluate, runs.predict, comparing.compare):
+for verb in (
+    *(nets.models, nets.profile, nets.scale, nets.preview),
+    *(data.check, data.pack),
+    *(evaluating.evaluate, runs.predict, trained.explain, comparing.compare, trained.export),
+):
     app.command()(verb)
 app.add_typer(sweeps.app, name="sweep")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from crescendo.cli.options import AsJson
+from crescendo.cli.options import AsJson, Picture, write_picture
 from crescendo.errors import UserError
 
 
@@ -86,11 +86,76 @@ def profile(
         get_console().print(show_speed(speed, batch_size, steps))
 
 
+def scale(
+    net: Annotated[str, typer.Argument(metavar="NET", help="A name that crescendo models shows.")],
+    max_macs: Annotated[str | None, typer.Option(help="Of one image: 600M, 1.5G.")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="Of a training step: 8GB, 7.5GiB.")] = None,
+    max_params: Annotated[str | None, typer.Option(help="Parameters: 10M.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 32,
+    optimizer: Annotated[str, typer.Option(help="An option of that group: its state takes memory.")] = "sgd",
+    alpha: Annotated[float, typer.Option(help="Depth at phi=1; the paper's if not given.")] = 1.2,
+    beta: Annotated[float, typer.Option(help="Width at phi=1; the paper's if not given.")] = 1.1,
+    gamma: Annotated[float, typer.Option(help="Resolution at phi=1; the paper's if not given.")] = 1.15,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, help="Px at phi=0; the paper's if not given.")
+    ] = None,
+    num_classes: Annotated[int | None, typer.Option(min=1, help="The paper's if not given.")] = None,
+    in_channels: Annotated[int | None, typer.Option(min=1, help="The paper's if not given.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Train two steps, and measure their peak.")
+    ] = False,
+    as_json: AsJson = False,
+    config_dir: Annotated[Path | None, typer.Option(help="The project's conf, outside of it.")] = None,
+) -> None:
+    """Scale a net as far as a budget allows: the largest phi of compound scaling, and how to train it."""
+    limits = {"--max-macs": max_macs, "--max-memory": max_memory, "--max-params": max_params}
+    if not any(limits.values()):
+        raise UserError("there is no limit: give --max-macs 1G, --max-memory 8GB or --max-params 10M.")
+    from crescendo.composing import compose_config, find_config_directory
+
+    config = compose_config([f"optimizer={optimizer}"], find_config_directory(config_dir))
+    from rich import get_console
+
+    from crescendo.models.registry import find_entry
+    from crescendo.scaling import budgets, report
+    from crescendo.scaling.coefficients import Coefficients
+    from crescendo.scaling.nets import scale as scale_net
+    from crescendo.targets import build_partial
+
+    coefficients = Coefficients(alpha, beta, gamma)
+    coefficients.check_product()
+    entry = find_entry(net)
+    training = budgets.Training(
+        build_partial(config.optimizer, "optimizer"),
+        batch_size,
+        num_classes or entry.num_classes,
+        in_channels or entry.in_channels,
+    )
+    units = (budgets.COUNTS, budgets.BYTES, budgets.COUNTS)
+    allowed = [
+        budgets.parse_quantity(option, text, unit) if text is not None else None
+        for (option, text), unit in zip(limits.items(), units, strict=True)
+    ]
+    fit = budgets.largest_phi(net, coefficients, budgets.Limits(*allowed), training, resolution=resolution)
+    measured = budgets.measured_memory(fit.net, training) if measure else None
+    base = scale_net(net, coefficients, 0, resolution=resolution).resolution
+    command = report.train_command(fit, coefficients, base, training, optimizer)
+    published = report.published_efficientnets(coefficients) if net == "efficientnet_b0" else []
+    if as_json:
+        print(json.dumps(report.fit_as_json(fit, command, measured, published), indent=2))
+        return
+    console = get_console()
+    console.print(report.show_fit(fit, training, measured))
+    print(command)  # on one line, to be pasted
+    if published:
+        console.print(report.show_published(published))
+
+
 def preview(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[OVERRIDES...]", help="As for python train.py.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The picture: png, pdf or svg.")] = Path("preview.png"),
+    out: Picture = Path("preview.png"),
     images: Annotated[int, typer.Option(min=1, help="Images of the batch to show.")] = 8,
     config_dir: Annotated[Path | None, typer.Option(help="The project's conf, outside of it.")] = None,
 ) -> None:
@@ -100,9 +165,4 @@ def preview(
     config = compose_config(overrides or [], find_config_directory(config_dir))
     from crescendo.planning import preview_training
 
-    figure = preview_training(config, overrides or [], images)
-    try:
-        figure.savefig(out, dpi=150, facecolor="white")
-    except (OSError, ValueError) as error:
-        raise UserError(f"--out {out} cannot be written: {error}") from error
-    print(out)
+    write_picture(preview_training(config, overrides or [], images), out)

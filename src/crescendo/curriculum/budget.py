@@ -99,11 +99,21 @@ def fit_epochs(
     def fits(epochs: int) -> bool:
         return cost.of(stages_of(epochs)) <= budget
 
+    return largest(fits, fewest, stride=fewest)
+
+
+def largest(fits: Callable[[int], bool], fewest: int, stride: int) -> int | None:
+    """The largest number that fits, `fewest` or more, where all below it do; None if not even that one fits.
+
+    Args:
+        stride: from `fewest` to the number that is tried next; it doubles from there on.
+    """
     if not fits(fewest):
         return None
-    low, high = fewest, 2 * fewest
+    low, high = fewest, fewest + stride
     while fits(high):
-        low, high = high, 2 * high
+        stride *= 2
+        low, high = high, high + stride
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

@@ -9,7 +9,7 @@ Nothing here is stored anywhere: a checkpoint or a worker needs the epoch alone.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate
@@ -101,6 +101,7 @@ class Curriculum:
             Fixing the train-test resolution discrepancy.  Touvron, Vedaldi, Douze, Jegou, 2019.
             arXiv:1906.06423, section 4.
         seed: of the random order.
+        exact_ends: the first and the last resolution are those of the range; False: they are rounded, too.
 
     Raises:
         UserError: fewer epochs than stages, a split of another length, a ramp that cannot be.
@@ -120,6 +121,7 @@ class Curriculum:
     max_shapes: int | None = None
     fixres: float = 0.0
     seed: int = 0
+    exact_ends: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.resolution, Mapping) and self.resolution["start"] == "auto":
@@ -174,7 +176,23 @@ class Curriculum:
     @property
     def constant(self) -> Stage:
         """The one stage of curriculum=constant: every epoch at the ends."""
-        return Stage(0, 0, self.epochs, round(self.resolution_ramp.end), self._knobs_at(1))
+        return Stage(0, 0, self.epochs, self._resolution_at(1), self._knobs_at(1))
+
+    def scaled(self, factor: float) -> "Curriculum":
+        """The same with every resolution times `factor`, all of them rounded to `multiple_of`.
+
+        That of a net which is scaled by phi has gamma^phi (Tan & Le 2019, arXiv:1905.11946, section 3.3).
+        """
+        if factor == 1:
+            return self
+        assert self.evaluation_resolution is not None
+        ramp = self.resolution_ramp
+        return replace(
+            self,
+            resolution=Ramp(ramp.start * factor, ramp.end * factor),
+            evaluation_resolution=nearest_multiple(self.evaluation_resolution * factor, self.multiple_of),
+            exact_ends=False,
+        )
 
     def at(self, epoch: int) -> Stage:
         """The stage that `epoch` (from 0) belongs to."""
@@ -203,7 +221,8 @@ class Curriculum:
         if self.order == "random":
             sizes = self._sizes()
             resolution = sizes[_drawn(self.seed, first_epoch) % len(sizes)]
-            fraction = self.resolution_ramp.fraction_of(resolution, self.interpolation)
+            exact = self.resolution_ramp.fraction_of(resolution, self.interpolation)
+            fraction = min(1.0, max(0.0, exact))  # an end that was rounded may lie outside
         else:
             levels = min(count, self.max_shapes or count)
             resolution = self._resolution_at(_fraction(index * levels // count, levels))
@@ -227,10 +246,9 @@ class Curriculum:
     def _resolution_at(self, fraction: float) -> int:
         exact = self.resolution_ramp.at(fraction, self.interpolation)
         if fraction in (0.0, 1.0):
-            return round(exact)
-        rounded = self.multiple_of * int(exact / self.multiple_of + 0.5)
+            return round(exact) if self.exact_ends else nearest_multiple(exact, self.multiple_of)
         low, high = self._bounds
-        return min(max(rounded, low), high)
+        return min(max(nearest_multiple(exact, self.multiple_of), low), high)
 
     def _sizes(self) -> list[int]:
         """What a random order draws from: both ends and the multiples between, or `max_shapes` of them."""
@@ -243,7 +261,7 @@ class Curriculum:
 
     @property
     def _bounds(self) -> tuple[int, int]:
-        low, high = sorted((round(self.resolution_ramp.start), round(self.resolution_ramp.end)))
+        low, high = sorted((self._resolution_at(0), self._resolution_at(1)))
         return low, high
 
     def _first_epochs(self) -> list[int]:
@@ -255,6 +273,11 @@ class Curriculum:
         for index, end in enumerate(ends[:-1], start=1):
             firsts.append(min(max(end, firsts[-1] + 1), epochs - (count - index)))
         return firsts
+
+
+def nearest_multiple(pixels: float, multiple_of: int) -> int:
+    """One multiple at least; a half goes up."""
+    return multiple_of * max(1, int(pixels / multiple_of + 0.5))
 
 
 def _fraction(index: int, count: int) -> float:

@@ -1,18 +1,21 @@
 """The data of a run: splits, samplers and loaders."""
 
 import copy
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from crescendo.curriculum.schedule import Curriculum
+from crescendo.data.decoding import ImageError
+from crescendo.data.faults import Fault, Faults, Replacements
+from crescendo.data.images import Images, Sets, split, stratified_share
+from crescendo.data.loading import Loader
 from crescendo.data.sampler import Draws, EvaluationSampler, TrainingSampler
-from crescendo.data.sources import Images, Sets, split, stratified_share
 from crescendo.data.transforms import Transform
-from crescendo.data.workers import leave_signals_to_the_run
 from crescendo.errors import UserError
 
 
@@ -24,22 +27,34 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-class AddressedDataset(Dataset[Batch]):
+class AddressedDataset(Dataset[Any]):
     """Maps draws to a batch: a function of its arguments alone, in whichever process it runs."""
 
     def __init__(self, images: Images, transform: Transform) -> None:
         self.images, self.transform = images, transform
+        self._replacements = Replacements(len(images.labels), transform.seed)
 
     def __len__(self) -> int:
         return len(self.images.labels)
 
-    def __getitems__(self, draws: Draws) -> Batch:
-        """What a loader calls with all that its batch sampler yielded at once."""
-        return Batch(
-            self.images.batch(draws, self.transform),
-            torch.from_numpy(self.images.labels[draws.indices]),
-            torch.from_numpy(draws.indices),
-        )
+    def __getitems__(self, draws: Draws) -> tuple[Batch | None, list[Fault]]:
+        """What a loader calls with all that its batch sampler yielded at once: the batch, if anything of it
+        can be read, and what cannot.
+        """
+        while True:
+            readable, replaced = self._replacements.apply(draws)
+            faults = [
+                Fault(self.images.name(index), index, reason, instead) for index, reason, instead in replaced
+            ]
+            if not len(readable.indices):
+                return None, faults
+            try:
+                images = self.images.batch(readable, self.transform)
+            except ImageError as error:
+                self._replacements.add(error.index, str(error))
+                continue
+            labels = torch.from_numpy(self.images.labels[readable.indices])
+            return Batch(images, labels, torch.from_numpy(readable.indices)), faults
 
 
 class ImageData(L.LightningDataModule):
@@ -57,9 +72,12 @@ class ImageData(L.LightningDataModule):
         val_fraction: share of the training images to validate on, where `sets` has no validation.
         fraction: share of the training images that is left to train on.
         split_seed: of both splits; runs of different `seed` share their splits.
+        on_error, max_errors: what becomes of images that cannot be read: see crescendo.data.faults.
+        sampler: what an epoch draws: "uniform", each image at most once, or "balanced", each class equally
+            often.
 
     Raises:
-        UserError: a batch size that the images or the devices cannot fill.
+        UserError: a batch size that the images or the devices cannot fill; images that cannot be read.
     """
 
     def __init__(
@@ -76,6 +94,9 @@ class ImageData(L.LightningDataModule):
         val_fraction: float = 0.1,
         fraction: float = 1.0,
         split_seed: int = 0,
+        on_error: Literal["raise", "skip"] = "raise",
+        max_errors: int = 100,
+        sampler: Literal["uniform", "balanced"] = "uniform",
     ) -> None:
         super().__init__()
         training, validation = sets.training, sets.validation
@@ -97,9 +118,14 @@ class ImageData(L.LightningDataModule):
         self.training, self.validation, self.test = (
             AddressedDataset(images, transform) for images in (training, validation, sets.test)
         )
+        self.faults = Faults(on_error, max_errors)
+        for images in (training, validation, sets.test):
+            self.faults.refuse_known(
+                [Fault(images.name(index), index, reason, None) for index, reason in images.faults().items()]
+            )
         self.curriculum, self.seed = curriculum, seed
         self.batch_size, self.eval_batch_size, self.parts = batch_size, eval_batch_size, parts
-        self.num_workers = num_workers
+        self.num_workers, self.sampler = num_workers, sampler
         self._position = (0, 0)
 
     def under(self, curriculum: Curriculum) -> "ImageData":
@@ -128,7 +154,7 @@ class ImageData(L.LightningDataModule):
         """Lightning makes the loader's iterator, and workers fetch ahead, before it sets the epoch."""
         self._position = (state_dict["epoch"], state_dict["batches"])
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Loader:
         sampler = self.training_sampler()
         sampler.go_on(*self._position)
         return self._loader(self.training, sampler)
@@ -153,23 +179,24 @@ class ImageData(L.LightningDataModule):
             parts=self.parts,
             rank=rank,
             ranks=ranks,
+            balance=self.training.images.labels if self.sampler == "balanced" else None,
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> Loader:
         return self._evaluation_loader(self.validation, self._evaluation_resolution)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> Loader:
         return self._evaluation_loader(self.test, self._evaluation_resolution)
 
-    def validation_at(self, resolution: int) -> DataLoader[Batch]:
+    def validation_at(self, resolution: int) -> Loader:
         """The validation images at another resolution, to go through once."""
         return self._evaluation_loader(self.validation, resolution, once=True)
 
-    def test_at(self, resolution: int) -> DataLoader[Batch]:
+    def test_at(self, resolution: int) -> Loader:
         """The test images at a resolution, to go through once."""
         return self._evaluation_loader(self.test, resolution, once=True)
 
-    def training_as_evaluated(self, epoch: int, batches: int) -> DataLoader[Batch]:
+    def training_as_evaluated(self, epoch: int, batches: int) -> Loader:
         """This rank's share of an epoch's first `batches` global batches, as evaluation would see their
         images: at its resolution, without augmentation. To go through once.
         """
@@ -187,25 +214,17 @@ class ImageData(L.LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _evaluation_loader(
-        self, dataset: AddressedDataset, resolution: int, *, once: bool = False
-    ) -> DataLoader[Batch]:
+    def _evaluation_loader(self, dataset: AddressedDataset, resolution: int, *, once: bool = False) -> Loader:
         rank, ranks = self._rank()
         sampler = EvaluationSampler(len(dataset), self.eval_batch_size, resolution, rank=rank, ranks=ranks)
         return self._loader(dataset, sampler, once=once)
 
-    def _loader(self, dataset: AddressedDataset, sampler: Any, *, once: bool = False) -> DataLoader[Batch]:
-        return DataLoader(
+    def _loader(self, dataset: AddressedDataset, draws: Iterable[Draws], *, once: bool = False) -> Loader:
+        return Loader(
             dataset,
-            batch_sampler=sampler,
-            collate_fn=_as_it_is,
+            draws,
+            self.faults,
             num_workers=self.num_workers,
-            worker_init_fn=leave_signals_to_the_run,
-            persistent_workers=self.num_workers > 0 and not once,
-            pin_memory=torch.cuda.is_available(),
+            device=self.trainer.strategy.root_device if self.trainer else torch.device("cpu"),
+            once=once,
         )
-
-
-def _as_it_is(batch: Any) -> Any:
-    """The dataset makes whole batches: there is nothing to collate."""
-    return batch

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crescendo.curriculum.schedule import Curriculum
-from crescendo.randomness import permutation
+from crescendo.randomness import permutation, seed_of
 
 Indices = npt.NDArray[np.int64]
 
@@ -20,13 +20,43 @@ class Draws(NamedTuple):
     """One rank's share of a batch: which samples, and how they are to be seen.
 
     `epoch` addresses the augmentation's random numbers; None is evaluation, without augmentation.
-    `randaugment` is RandAugment's magnitude.
+    `randaugment` is RandAugment's magnitude. `repeats` says how often each sample was drawn before in the
+    epoch, where that may be: each time it is augmented in another way.
     """
 
     indices: Indices
     epoch: int | None
     resolution: int
     randaugment: float = 0.0
+    repeats: Indices | None = None
+
+
+def balanced_order(labels: Indices, count: int, seed: int, epoch: int) -> Indices:
+    """`count` indices, shuffled, of each class equally many or one more: a function of (seed, epoch).
+
+    A class with fewer images than that goes through all of them before one comes again; of one with more,
+    each epoch draws others.
+    """
+    generator = np.random.Generator(np.random.Philox(seed_of(seed, epoch)))
+    sizes = np.unique_counts(labels).counts
+    classes = np.split(labels.argsort(kind="stable"), sizes.cumsum()[:-1])
+    shares = np.full(len(classes), count // len(classes))
+    shares[generator.permutation(len(classes))[: count % len(classes)]] += 1
+    drawn = []
+    for images, share in zip(classes, shares, strict=True):
+        passes = -(-share // len(images))
+        drawn.append(generator.permuted(np.tile(images, (passes, 1)), axis=1).ravel()[:share])
+    return generator.permutation(np.concatenate(drawn))
+
+
+def repeats(order: Indices) -> Indices:
+    """How often each entry of `order` came before it, in its shape."""
+    flat = order.ravel()
+    by_index = flat.argsort(kind="stable")
+    firsts, counts = np.unique(flat[by_index], return_index=True, return_counts=True)[1:]
+    numbers = np.empty_like(flat)
+    numbers[by_index] = np.arange(len(flat)) - np.repeat(firsts, counts)
+    return numbers.reshape(order.shape)
 
 
 class TrainingSampler:
@@ -40,6 +70,7 @@ class TrainingSampler:
         size: number of training images.
         batch_size: images per optimizer step, over all devices.
         parts: pieces that a global batch is processed in (gradient accumulation).
+        balance: the images' labels: an epoch draws each of their classes equally often, in as many batches.
     """
 
     def __init__(
@@ -52,8 +83,10 @@ class TrainingSampler:
         parts: int = 1,
         rank: int = 0,
         ranks: int = 1,
+        balance: Indices | None = None,
     ) -> None:
         self.size, self.batch_size, self.parts = size, batch_size, parts
+        self.balance = balance
         self.curriculum, self.seed = curriculum, seed
         self.rank, self.ranks = rank, ranks
         self.epoch = 0
@@ -77,8 +110,12 @@ class TrainingSampler:
 
     def batches(self, epoch: int) -> Indices:
         """The indices of an epoch's batches over all ranks, [batches, images]."""
-        order = permutation(self.seed, epoch, self.size)
-        return order[: self.size // self.batch_size * self.batch_size].reshape(len(self), -1)
+        count = self.size // self.batch_size * self.batch_size
+        if self.balance is None:
+            order = permutation(self.seed, epoch, self.size)[:count]
+        else:
+            order = balanced_order(self.balance, count, self.seed, epoch)
+        return order.reshape(len(self), -1)
 
     def __iter__(self) -> Iterator[Draws]:
         if self.epoch == self.curriculum.epochs:
@@ -86,8 +123,12 @@ class TrainingSampler:
         stage = self.curriculum.at(self.epoch)
         magnitude = stage.knobs.get("randaugment", 0.0)
         epoch, done = self._done
-        for batch in self.batches(self.epoch)[done if self.epoch == epoch else 0 :]:
-            yield Draws(batch[self.rank :: self.ranks], self.epoch, stage.resolution, magnitude)
+        share = slice(self.rank, None, self.ranks)
+        batches = self.batches(self.epoch)
+        again = None if self.balance is None else repeats(batches)
+        for number in range(done if self.epoch == epoch else 0, len(batches)):
+            before = None if again is None else again[number, share]
+            yield Draws(batches[number, share], self.epoch, stage.resolution, magnitude, before)
 
 
 class EvaluationSampler:

@@ -1,97 +1,21 @@
-"""Where images come from. Each function here returns `Sets`; `data.source` in conf/data names one."""
+"""Data sets that fit into memory. Each function returns `Sets`; `data.source` in conf/data names one."""
 
 import gzip
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as vision
 
-from crescendo.data.decoding import EXTENSIONS, read_image
-from crescendo.data.sampler import Draws
-from crescendo.data.transforms import Transform
-from crescendo.errors import UserError, no_directory
+from crescendo.data.images import Sets, StoredImages, split
+from crescendo.errors import UserError
 
-Indices = npt.NDArray[np.int64]
-PARTS = ("train", "val", "test")
 DIGITS_TEST_IMAGES = 360
 DIGITS_TEST_SEED = 0  # fixed: the digits' test set is the same for everybody
-
-
-@dataclass(frozen=True)
-class StoredImages:
-    """Images of one size in memory, uint8 [N, C, H, W], and labels int64 [N]."""
-
-    images: Tensor
-    labels: Indices
-
-    def subset(self, indices: Indices) -> "StoredImages":
-        return StoredImages(self.images[torch.from_numpy(indices)], self.labels[indices])
-
-    def batch(self, draws: Draws, transform: Transform) -> Tensor:
-        return transform.stored(self.images[torch.from_numpy(draws.indices)], draws)
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Image files of any size, and labels int64 [N]."""
-
-    paths: Sequence[Path]
-    labels: Indices
-    in_channels: int
-
-    def subset(self, indices: Indices) -> "ImageFiles":
-        return ImageFiles([self.paths[i] for i in indices], self.labels[indices], self.in_channels)
-
-    def batch(self, draws: Draws, transform: Transform) -> Tensor:
-        images = [read_image(self.paths[i], self.in_channels) for i in draws.indices]
-        return transform.decoded(images, draws)
-
-
-Images = StoredImages | ImageFiles
-
-
-@dataclass(frozen=True)
-class Sets:
-    """The images of a data set. `validation` is None where the publishers give none.
-
-    `class_names` is None where a data set's yaml gives them.
-    """
-
-    training: Images
-    test: Images
-    validation: Images | None = None
-    class_names: Sequence[str] | None = None
-
-
-def split(labels: Indices, share: float | int, seed: int) -> tuple[Indices, Indices]:
-    """Two disjoint, seeded, stratified sets of indices; the second has `share` of all (or so many)."""
-    everything = np.arange(len(labels))
-    try:
-        first, second = train_test_split(everything, test_size=share, random_state=seed, stratify=labels)
-    except ValueError as error:
-        raise UserError(
-            f"{len(labels)} images of {len(np.unique(labels))} classes cannot be split by {share}: {error}"
-        ) from error
-    return np.sort(first), np.sort(second)
-
-
-def stratified_share(labels: Indices, share: float, seed: int) -> Indices:
-    """Seeded indices of `share` of each class's samples, at least one of each, sorted."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    kept = [
-        own[: max(1, round(share * len(own)))]
-        for own in (order[labels[order] == label] for label in np.unique(labels))
-    ]
-    return np.sort(np.concatenate(kept))
 
 
 def digits() -> Sets:
@@ -173,74 +97,6 @@ def _torchvision_set(name: str, root: str, *, train: bool, download: bool) -> da
     except (RuntimeError, OSError) as error:
         hint = "Check the network." if download else "Give its directory, or data.download=true."
         raise UserError(f"data.root={root} has no complete {name}. {hint} ({error})") from error
-
-
-def folder(root: str, in_channels: int = 3, test_fraction: float = 0.15) -> Sets:
-    """A directory for each class, or train/, val/ and test/ of such directories.
-
-    Without test/, `test_fraction` of the images is set aside, seeded and stratified; the same images
-    whatever the run's seed. Without val/, the data module splits it off.
-    """
-    base = Path(root)
-    names = class_directories(root)
-    parts = {part: base / part for part in PARTS if (base / part).is_dir()} if _is_parted(base) else {}
-    if not parts:
-        everything = _image_files(base, names, in_channels)
-        training, test = split(everything.labels, test_fraction, seed=0)
-        return Sets(everything.subset(training), everything.subset(test), class_names=names)
-    sets = {part: _image_files(place, names, in_channels) for part, place in parts.items()}
-    if "test" not in sets:
-        training, test = split(sets["train"].labels, test_fraction, seed=0)
-        sets["train"], sets["test"] = sets["train"].subset(training), sets["train"].subset(test)
-    return Sets(sets["train"], sets["test"], sets.get("val"), class_names=names)
-
-
-def class_directories(root: str) -> list[str]:
-    """The names of the class directories in `root`, or in its train/, sorted."""
-    base = Path(root)
-    if not base.is_dir():
-        raise no_directory(base)
-    base = base / "train" if _is_parted(base) else base
-    names = _directories(base)
-    if len(names) < 2:
-        raise UserError(f"{base} holds {len(names)} class directories: at least two are needed.")
-    return names
-
-
-def _directories(base: Path) -> list[str]:
-    return sorted(path.name for path in base.iterdir() if path.is_dir() and path.name[0] != ".")
-
-
-def _is_parted(base: Path) -> bool:
-    """Does it hold train/, val/ and test/ and nothing else? A class may be called train, too."""
-    names = _directories(base)
-    if not names or not set(names) <= set(PARTS):
-        return False
-    if "train" not in names:
-        raise UserError(f"{base} holds {' and '.join(names)}, but no train.")
-    return True
-
-
-def _image_files(base: Path, names: Sequence[str], in_channels: int) -> ImageFiles:
-    found = _directories(base)
-    if found != list(names):
-        different = sorted(set(found) ^ set(names))
-        raise UserError(f"{base} and its sister directories differ in classes: {', '.join(different)}.")
-    paths, labels = [], []
-    for label, name in enumerate(names):
-        files = sorted(path for path in (base / name).rglob("*") if _is_image_file(path))
-        if not files:
-            raise UserError(
-                f"class {name!r} is empty: {base / name} holds no image "
-                f"({', '.join(sorted(EXTENSIONS))}). Add images or remove the directory."
-            )
-        paths += files
-        labels += [label] * len(files)
-    return ImageFiles(paths, np.asarray(labels, dtype=np.int64), in_channels)
-
-
-def _is_image_file(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file()
 
 
 def synthetic(samples: int, resolution: int, num_classes: int, in_channels: int) -> Sets:

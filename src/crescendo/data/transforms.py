@@ -7,7 +7,7 @@ here; normalisation, mixup, cutmix and erasing happen on the device.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
 from crescendo.data import randaugment
+from crescendo.data.decoding import ImageError, Size
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
 from crescendo.randomness import uniform
@@ -39,6 +40,19 @@ FLIP, SHIFT, LIGHT, PLACE = 0, slice(1, 3), slice(3, 9), slice(9, 11)
 CROP = slice(11, 11 + 2 * CROP_ATTEMPTS)
 RANDAUGMENT = slice(CROP.stop, CROP.stop + randaugment.NUMBERS)
 NUMBERS = RANDAUGMENT.stop
+REPEAT = 2**32  # more than there are epochs: each repeat of an image within one has an address of its own
+
+
+class Regions(Protocol):
+    """Images that are not in memory, and that hand out parts of themselves."""
+
+    def size(self, index: int) -> Size:
+        """Of the upright image, without decoding it. Raises ImageError."""
+        ...
+
+    def region(self, index: int, box: Box, size: Size) -> Image.Image:
+        """What is in `box`, at `size`. Raises ImageError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,8 @@ class Transform:
         """The draws' random numbers [n, NUMBERS]; None in evaluation."""
         if draws.epoch is None:
             return None
-        return uniform(self.seed, draws.epoch, draws.indices, NUMBERS)
+        epochs = draws.epoch if draws.repeats is None else draws.epoch + REPEAT * draws.repeats
+        return uniform(self.seed, epochs, draws.indices, NUMBERS)
 
     def stored(self, images: Tensor, draws: Draws) -> Tensor:
         """A batch from equally large stored images, uint8 [n, C, H, W]."""
@@ -112,27 +127,34 @@ class Transform:
         images = self._fit(images, draws.resolution)
         return images if numbers is None else self._augment(images, numbers, draws, shift=False)
 
-    def decoded(self, images: Sequence[Image.Image], draws: Draws) -> Tensor:
-        """A batch from images of any size, as PIL decoded them."""
-        numbers = self.numbers(draws)
-        rows = [None] * len(images) if numbers is None else numbers
-        batch = torch.stack(
-            [self._resample(image, row, draws.resolution) for image, row in zip(images, rows, strict=True)]
-        )
-        return batch if numbers is None else self._augment(batch, numbers, draws, shift=True)
+    def read(self, regions: Regions, draws: Draws) -> Tensor:
+        """A batch from images of any size, of which no more is read than what it shows.
 
-    def _resample(self, image: Image.Image, row: Numbers | None, resolution: int) -> Tensor:
+        Raises:
+            ImageError: one cannot be read; tells its index.
+        """
+        numbers = self.numbers(draws)
+        rows = [None] * len(draws.indices) if numbers is None else numbers
+        side = draws.resolution
+        batch = np.zeros((len(draws.indices), side, side, self.in_channels), dtype=np.uint8)
+        for pixels, index, row in zip(batch, draws.indices.tolist(), rows, strict=True):
+            try:
+                image = np.asarray(self._read(regions, index, row, side))
+            except ImageError as error:
+                raise ImageError(str(error), index) from error
+            height, width = image.shape[:2]
+            top, left = (side - height) // 2, (side - width) // 2
+            pixels[top : top + height, left : left + width] = image.reshape(height, width, -1)
+        images = torch.from_numpy(batch).permute(0, 3, 1, 2)
+        return images if numbers is None else self._augment(images, numbers, draws, shift=True)
+
+    def _read(self, regions: Regions, index: int, row: Numbers | None, resolution: int) -> Image.Image:
+        width, height = regions.size(index)
         if self.fit == "pad":
-            box: Box = (0, 0, image.width, image.height)
-            scale = min(1.0, resolution / max(image.size))
-            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        else:
-            box = self._box(image.width, image.height, row)
-            size = (resolution, resolution)
-        left, top, width, height = box
-        image = image.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
-        pixels = torch.from_numpy(np.array(image)).reshape(size[1], size[0], self.in_channels)
-        return _pad_to(pixels.permute(2, 0, 1)[None], resolution)[0]
+            scale = min(1.0, resolution / max(width, height))
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            return regions.region(index, (0, 0, width, height), size)
+        return regions.region(index, self._box(width, height, row), (resolution, resolution))
 
     def _box(self, width: int, height: int, row: Numbers | None) -> Box:
         if row is None:
@@ -155,8 +177,9 @@ class Transform:
         if shift:
             images = _shift(images, numbers[:, SHIFT], self.augmentation.shift)
         if self.augmentation.flip:
-            mirrored = torch.from_numpy(numbers[:, FLIP] < 0.5)[:, None, None, None]
-            images = torch.where(mirrored, images.flip(3), images)
+            mirrored = torch.from_numpy(np.flatnonzero(numbers[:, FLIP] < 0.5))
+            images = images.clone()
+            images[mirrored] = images[mirrored].flip(3)
         images = randaugment.rand_augment(images, numbers[:, RANDAUGMENT], draws.randaugment)
         if self.augmentation.lighting > 0:
             images = _light(images, numbers[:, LIGHT], self.augmentation.lighting)
@@ -169,22 +192,17 @@ def random_crop(width: int, height: int, row: Numbers, area: Sequence[float]) ->
     Ten tries at a box of a share of the area in `area` and a ratio in CROP_RATIO; if none fits, the
     largest box in the centre with the nearest ratio.
     """
-    tries = row[CROP].reshape(CROP_ATTEMPTS, 2)
-    pixels = width * height * (area[0] + tries[:, 0] * (area[1] - area[0]))
     low, high = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
-    ratio = np.exp(low + tries[:, 1] * (high - low))
-    wide = np.rint(np.sqrt(pixels * ratio)).astype(int)
-    tall = np.rint(np.sqrt(pixels / ratio)).astype(int)
-    fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
-    if not fits.any():
-        box_width = min(width, max(1, round(height * CROP_RATIO[1])))
-        box_height = min(height, max(1, round(width / CROP_RATIO[0])))
-        return (width - box_width) // 2, (height - box_height) // 2, box_width, box_height
-    first = int(fits.argmax())
-    box_width, box_height = int(wide[first]), int(tall[first])
-    left = int(row[PLACE][0] * (width - box_width + 1))
-    top = int(row[PLACE][1] * (height - box_height + 1))
-    return left, top, box_width, box_height
+    place, tries = row[PLACE].tolist(), row[CROP].reshape(CROP_ATTEMPTS, 2).tolist()
+    for of_area, of_ratio in tries:
+        pixels = width * height * (area[0] + of_area * (area[1] - area[0]))
+        ratio = math.exp(low + of_ratio * (high - low))
+        wide, tall = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < wide <= width and 0 < tall <= height:
+            return int(place[0] * (width - wide + 1)), int(place[1] * (height - tall + 1)), wide, tall
+    wide = min(width, max(1, round(height * CROP_RATIO[1])))
+    tall = min(height, max(1, round(width / CROP_RATIO[0])))
+    return (width - wide) // 2, (height - tall) // 2, wide, tall
 
 
 def _centre(width: int, height: int, share: float) -> Box:

@@ -14,6 +14,7 @@ both hidden layers, torch's default initialisation.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -71,6 +72,11 @@ class AlexNet(Net):
             in_width = layer.width
         self.pool = nn.AdaptiveAvgPool2d(6)
         self.head = head
+
+    def readers(self) -> list[nn.Module]:
+        """What follows each convolution's ReLU: its maps before they are normalised and pooled."""
+        layers = [*(layer for stage in self.stages for layer in stage.children()), self.pool]
+        return [after for layer, after in pairwise(layers) if isinstance(layer, nn.ReLU)]
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, 256, 6, 6] -> [N, num_classes]."""

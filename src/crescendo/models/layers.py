@@ -25,6 +25,16 @@ class Net(nn.Module):
     min_resolution: int
     max_resolution: int | None = None
     resolution: int | None = None
+    stages: nn.Sequential
+    pool: nn.Module  # between the last maps and the head
+
+    def readers(self) -> list[nn.Module]:
+        """For each stage, the module whose input its maps [N, C, h, w] are, in order.
+
+        The last stage's are those in front of the pool. A stage is a Sequential, and its first
+        layer runs as a module of its own also where the stage does not.
+        """
+        return [*(stage[0] for stage in list(self.stages)[1:]), self.pool]  # type: ignore[index]
 
 
 class WithAuxiliary(NamedTuple):

@@ -202,6 +202,9 @@ class LeNet5(Net):
             for parameter in layer.parameters():
                 nn.init.uniform_(parameter, -bound, bound)
 
+    def readers(self) -> list[nn.Module]:
+        return [self.s2, self.s4]
+
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, 32, 32] -> logits [N, num_classes]."""
         if x.shape[-2:] != (32, 32):
@@ -221,7 +224,9 @@ class LeNet5Modern(Net):
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
         self.c1 = nn.Conv2d(in_channels, 6, 5, padding=2)
+        self.s2 = nn.AvgPool2d(2)
         self.c3 = nn.Conv2d(6, 16, 5)
+        self.s4 = nn.AvgPool2d(2)
         self.pool = nn.AdaptiveAvgPool2d(5)
         self.c5 = nn.Conv2d(16, 120, 5)
         self.f6 = nn.Linear(120, 84)
@@ -231,10 +236,13 @@ class LeNet5Modern(Net):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
+    def readers(self) -> list[nn.Module]:
+        return [self.s2, self.s4]
+
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, 28, 28] -> [N, 6, 14, 14] -> [N, 16, 5, 5] -> [N, 120, 1, 1] -> logits."""
-        x = F.avg_pool2d(F.relu(self.c1(x)), 2)
-        x = F.avg_pool2d(F.relu(self.c3(x)), 2)
+        x = self.s2(F.relu(self.c1(x)))
+        x = self.s4(F.relu(self.c3(x)))
         x = F.relu(self.c5(self.pool(x))).flatten(1)
         return self.output(F.relu(self.f6(x)))
 

@@ -7,14 +7,15 @@ Image Recognition", arXiv:1512.03385), section 4.2 and Table 6.
 
 The plain nets are the paper's control: the same layers without the shortcuts.
 Deviations: a residual block can be dropped (stochastic depth, Huang et al. 2016; the published
-rate is 0, which is this paper's net); `width` scales the filters; the linear layer is initialised
-as torch does, since the paper does not say how.
+rate is 0, which is this paper's net); `width` is the first stage's number of filters and `depth`
+multiplies n, rounded up as EfficientNet does (arXiv:1905.11946); the linear layer is initialised as
+torch does, since the paper does not say how.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crescendo.models.layers import DropPath, GlobalAveragePool, Net, convolution, initialize_he
+from crescendo.models.layers import DropPath, GlobalAveragePool, Net, convolution, initialize_he, scaled_depth
 from crescendo.models.registry import register
 
 FAMILY = "ResNet"
@@ -100,48 +101,52 @@ class ResNetCifar(Net):
 
 
 @register
-def resnet20(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCifar:
+def resnet20(num_classes: int = 10, in_channels: int = 3, width: int = 16, depth: float = 1.0) -> ResNetCifar:
     """ResNet-20, n = 3: 0.27 M parameters at 10 classes."""
-    return ResNetCifar(3, width, num_classes, in_channels)
+    return ResNetCifar(scaled_depth(3, depth), width, num_classes, in_channels)
 
 
 @register
-def resnet32(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCifar:
+def resnet32(num_classes: int = 10, in_channels: int = 3, width: int = 16, depth: float = 1.0) -> ResNetCifar:
     """ResNet-32, n = 5: 0.46 M parameters at 10 classes."""
-    return ResNetCifar(5, width, num_classes, in_channels)
+    return ResNetCifar(scaled_depth(5, depth), width, num_classes, in_channels)
 
 
 @register
-def resnet44(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCifar:
+def resnet44(num_classes: int = 10, in_channels: int = 3, width: int = 16, depth: float = 1.0) -> ResNetCifar:
     """ResNet-44, n = 7: 0.66 M parameters at 10 classes."""
-    return ResNetCifar(7, width, num_classes, in_channels)
+    return ResNetCifar(scaled_depth(7, depth), width, num_classes, in_channels)
 
 
 @register
-def resnet56(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCifar:
+def resnet56(num_classes: int = 10, in_channels: int = 3, width: int = 16, depth: float = 1.0) -> ResNetCifar:
     """ResNet-56, n = 9: 0.85 M parameters at 10 classes."""
-    return ResNetCifar(9, width, num_classes, in_channels)
+    return ResNetCifar(scaled_depth(9, depth), width, num_classes, in_channels)
 
 
 @register
-def resnet110(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCifar:
+def resnet110(
+    num_classes: int = 10, in_channels: int = 3, width: int = 16, depth: float = 1.0
+) -> ResNetCifar:
     """ResNet-110, n = 18: 1.7 M parameters at 10 classes."""
-    return ResNetCifar(18, width, num_classes, in_channels)
+    return ResNetCifar(scaled_depth(18, depth), width, num_classes, in_channels)
 
 
 @register
-def resnet1202(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCifar:
+def resnet1202(
+    num_classes: int = 10, in_channels: int = 3, width: int = 16, depth: float = 1.0
+) -> ResNetCifar:
     """ResNet-1202, n = 200: 19.4 M parameters at 10 classes."""
-    return ResNetCifar(200, width, num_classes, in_channels)
+    return ResNetCifar(scaled_depth(200, depth), width, num_classes, in_channels)
 
 
 @register
-def plain20(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCifar:
+def plain20(num_classes: int = 10, in_channels: int = 3, width: int = 16, depth: float = 1.0) -> ResNetCifar:
     """ResNet-20 without its shortcuts: 0.27 M parameters at 10 classes."""
-    return ResNetCifar(3, width, num_classes, in_channels, residual=False)
+    return ResNetCifar(scaled_depth(3, depth), width, num_classes, in_channels, residual=False)
 
 
 @register
-def plain56(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCifar:
+def plain56(num_classes: int = 10, in_channels: int = 3, width: int = 16, depth: float = 1.0) -> ResNetCifar:
     """ResNet-56 without its shortcuts: 0.85 M parameters at 10 classes."""
-    return ResNetCifar(9, width, num_classes, in_channels, residual=False)
+    return ResNetCifar(scaled_depth(9, depth), width, num_classes, in_channels, residual=False)

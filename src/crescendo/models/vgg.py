@@ -91,6 +91,10 @@ class VGG(Net):
                 nn.init.xavier_normal_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
+    def readers(self) -> list[nn.Module]:
+        """Each stage's own pool: its last convolution's maps are twice as fine."""
+        return [stage[-1] for stage in self.stages]  # type: ignore[index]
+
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, 512, H/32, W/32] -> [N, 512, 7, 7] -> [N, num_classes]."""
         return self.head(self.pool(self.stages(x)).flatten(1))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from crescendo.analysis.comparison import Row
 from crescendo.answers import Answers, read_answers
-from crescendo.data.datamodule import AddressedDataset
+from crescendo.data.decoding import ImageError
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
 from crescendo.evaluation import load_config
@@ -158,14 +158,19 @@ def _thumbnails(images: TestSet, *, trust: bool) -> dict[int, str]:
     if not len(indices):
         return {}
     config = load_config(images.run, trust=trust)
-    test = AddressedDataset(build(config.data.source, "data.source").test, build_transform(config))
-    if len(test) <= indices.max():
-        raise UserError(f"{config.data.name} has {len(test)} test images, the runs were tested on more.")
-    batch = test.__getitems__(Draws(indices, None, min(config.data.native_size, LARGEST)))
+    test = build(config.data.source, "data.source").test
+    if len(test.labels) <= indices.max():
+        raise UserError(
+            f"{config.data.name} has {len(test.labels)} test images, the runs were tested on more."
+        )
     tested = images.answers.labels[np.searchsorted(images.answers.indices, indices)]
-    if batch.labels.tolist() != tested.tolist():
+    if test.labels[indices].tolist() != tested.tolist():
         raise UserError(f"{config.data.name} has other labels by now.")
-    pixels = batch.images.permute(0, 2, 3, 1).numpy()
+    draws = Draws(indices, None, min(config.data.native_size, LARGEST))
+    try:
+        pixels = test.batch(draws, build_transform(config)).permute(0, 2, 3, 1).numpy()
+    except ImageError as error:
+        raise UserError(f"{test.name(error.index)}: {error}.") from error
     return {int(index): _data_uri(image) for index, image in zip(indices, pixels, strict=True)}
 
 

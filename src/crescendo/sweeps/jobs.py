@@ -17,7 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 
 from crescendo.errors import EXIT_CODE, UserError
 from crescendo.processes import PASSED_ON, Ended, run_process
-from crescendo.runs import JOB_DIRECTORY_VARIABLE, RUN_DIRECTORY_VARIABLE, read_summary, write_whole
+from crescendo.runs import JOB_DIRECTORY_VARIABLE, RUN_DIRECTORY_VARIABLE, read_summary
+from crescendo.storage import write_whole
 
 # What tells a process that it is one of several: a job of a sweep is the first of its own.
 RANK_VARIABLES = (

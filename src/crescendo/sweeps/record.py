@@ -14,7 +14,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from crescendo.config import MONITORS, Group
 from crescendo.errors import UserError, no_directory
-from crescendo.runs import read_summary, write_whole
+from crescendo.runs import read_summary
+from crescendo.storage import write_whole
 from crescendo.sweeps.jobs import DONE, job_status, read_record
 from crescendo.targets import as_sentence
 

@@ -1,0 +1,197 @@
+"""The memory of a training step at its highest: worked out from shapes, and measured.
+
+A step is Lightning's: forward and loss, only then are the last step's gradients dropped, backward, the
+optimizer. So three things are there beside the weights when the forward pass ends: gradients, the optimizer's
+state, and what autograd keeps for the backward pass.
+"""
+
+import gc
+import json
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from crescendo.analysis.costs import on_meta
+from crescendo.analysis.profile import training_loss
+from crescendo.optim import parameter_groups
+
+aten = torch.ops.aten
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of a training step.
+
+    Attributes:
+        weights: parameters and buffers.
+        gradients: of all parameters.
+        optimizer: its state.
+        peak: all that is allocated at once, at its highest.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    peak: int
+
+    @property
+    def activations(self) -> int:
+        """What the peak has beside the other three: activations, the images, what an operation passes on."""
+        return self.peak - self.weights - self.gradients - self.optimizer
+
+
+def estimate_step_memory(
+    net: nn.Module, resolution: int, batch_size: int, optimizer: OptimizerFactory, in_channels: int = 3
+) -> StepMemory:
+    """Follow a training step on the meta device, tensor by tensor, in the net's precision and at its rates.
+
+    Counted is what torch allocates for the results of operations. What a kernel needs for itself does not
+    count: weights that a CPU's convolution reorders, cuDNN's workspaces, the lists of a foreach optimizer.
+    `net` is neither moved nor changed.
+
+    Raises:
+        ValueError: the batch is too small for batch norm.
+    """
+    shadow = on_meta(net).train()
+    images = torch.empty(batch_size, in_channels, resolution, resolution, device="meta")
+    labels = torch.empty(batch_size, dtype=torch.long, device="meta")
+    stepper = optimizer(parameter_groups(shadow))
+    with _Allocations() as allocations:
+        allocations.add([*shadow.parameters(), *shadow.buffers(), images, labels])
+        weights = allocations.now - _bytes([images, labels])
+        for parameter in shadow.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        gradients = _bytes(shadow.parameters())
+        stepper.step()  # makes the state
+        state = allocations.now - weights - gradients - _bytes([images, labels])
+        allocations.peak = allocations.now
+        _train(shadow, stepper, images, labels)
+    return StepMemory(weights, gradients, state, allocations.peak)
+
+
+def measure_step_memory(
+    net: nn.Module, resolution: int, batch_size: int, optimizer: OptimizerFactory, in_channels: int = 3
+) -> int:
+    """Bytes at the allocator's peak in the second of two training steps on random images.
+
+    In channels_last, on the GPU if there is one. The net is moved there and trained.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net = net.train().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(batch_size, in_channels, resolution, resolution, device=device)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.zeros(batch_size, dtype=torch.long, device=device)
+    stepper = optimizer(parameter_groups(net))
+
+    def two_steps() -> None:
+        for _ in range(2):  # the second has the first one's gradients, and the state
+            _train(net, stepper, images, labels)
+
+    return _bytes([*net.parameters(), *net.buffers(), images, labels]) + allocator_peak(two_steps, device)
+
+
+def allocator_peak(task: Callable[[], None], device: torch.device) -> int:
+    """Bytes at their highest while `task` runs, beyond those in use before. It must free none of these."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        task()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        task()
+    with tempfile.TemporaryDirectory() as place:
+        trace = Path(place) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    # Signed bytes of each allocation and release. A release of what was there before is not among them.
+    changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]"]
+    total = peak = 0
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        total += change
+        peak = max(peak, total)
+    return peak
+
+
+def _train(net: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> None:
+    loss = training_loss(net(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    """Of what they are stored in, each once."""
+    storages = {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in tensors)}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+class _Allocations(TorchDispatchMode):
+    """The bytes of all storages that operations inside it returned and that are alive: now, and at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, weakref.ref[Any]] = {}
+
+    def add(self, results: Any) -> None:
+        """Count these tensors, unless they share a storage with one that is counted."""
+        for tensor in tree_leaves(results):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._alive:
+                    self._follow(storage._cdata, storage)
+
+    def _follow(self, address: int, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+
+        def release(_: object) -> None:
+            del self._alive[address]
+            self.now -= size
+
+        self._alive[address] = weakref.ref(storage, release)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        results = _batch_norm(func, args) or func(*args, **(kwargs or {}))
+        self.add(results)
+        return results
+
+
+def _batch_norm(func: Any, args: tuple[Any, ...]) -> tuple[Tensor | None, ...] | None:
+    """What a batch norm returns, of the right shapes; None for another operation.
+
+    The meta device works out a dozen operators for each, which is half of the time of a whole step.
+    """
+    operator = getattr(func, "_overloadpacket", None)
+    if operator is aten.native_batch_norm:
+        channels = args[0].new_empty(args[0].shape[1])
+        return torch.empty_like(args[0]), channels, torch.empty_like(channels)
+    if operator is aten.native_batch_norm_backward:
+        images, weight, wanted = args[1], args[2], args[-1]
+        results = (images, weight, weight)
+        return tuple(
+            torch.empty_like(each) if is_wanted else None
+            for each, is_wanted in zip(results, wanted, strict=True)
+        )
+    return None
