@@ -263,6 +263,44 @@ def test_a_region_of_a_turned_photograph_is_that_of_the_upright_one(decoder, ori
     assert difference(region, by_hand(content, box, (25, 40))) < 0.6
 
 
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize("size", [(31, 47), (203, 187), (300, 200)])
+def test_an_array_is_resized_as_pillow_does(size, in_channels):
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (187, 203, 3)[: 2 if in_channels == 1 else 3], np.uint8
+    )
+    cut = pixels[5:, 11:]  # not contiguous, as boxes are
+    expected = np.asarray(Image.fromarray(cut).resize(size, Image.Resampling.BILINEAR)).astype(int)
+    resized = decoding._resize(cut, size)
+    assert resized.shape == expected.shape
+    assert np.abs(resized - expected).max() <= 1
+
+
+def test_fast_decoding_is_close_and_never_taken_unasked():
+    simplejpeg = pytest.importorskip("simplejpeg")
+    content = encoded(photograph(), "jpg", quality=90)
+    box, size = (37, 21, 203, 187), (128, 128)
+    exact = read_region(content, box, size, 3, (320, 240)).astype(float)
+    fast = read_region(content, box, size, 3, (320, 240), fast=True)
+    noise = np.mean((exact - fast) ** 2)
+    assert 10 * np.log10(255**2 / max(noise, 1e-9)) > 40
+    whole = np.asarray(simplejpeg.decode_jpeg(content))[21:208, 37:240]
+    assert np.array_equal(exact, decoding._resize(whole, size))
+
+
+@pytest.mark.parametrize("with_xmp", [False, True])
+def test_only_metadata_leaves_a_jpeg_to_pillow(monkeypatch, with_xmp):
+    """What a header of Pillow's costs is saved where nothing can turn the image."""
+    pytest.importorskip("simplejpeg")
+    opened = []
+    monkeypatch.setattr(Image, "open", lambda *given, real=Image.open: opened.append(1) or real(*given))
+    turned = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    content = encoded(photograph(), "jpg", quality=90, **({"xmp": turned} if with_xmp else {}))
+    whole = (240, 320) if with_xmp else (320, 240)
+    read_region(content, (0, 0, 100, 100), (50, 50), 3, whole)
+    assert bool(opened) == with_xmp
+
+
 def test_a_file_that_changed_its_size_is_told(tmp_path):
     with pytest.raises(ImageError, match="it has 320x240 px, and had 320x241"):
         read_region(encoded(photograph(), "png"), (0, 0, 9, 9), (3, 3), 3, (320, 241))

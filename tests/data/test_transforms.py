@@ -49,8 +49,8 @@ class InMemory:
     def size(self, index):
         return read_header(self.files[index])[:2]
 
-    def region(self, index, box, size):
-        return read_region(self.files[index], box, size, self.channels, self.size(index))
+    def region(self, index, box, size, *, fast):
+        return read_region(self.files[index], box, size, self.channels, self.size(index), fast=fast)
 
 
 kinds = pytest.mark.parametrize("kind", ["stored", "read"])

@@ -16,11 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from torch.nn import functional as F
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+JPEG = b"\xff\xd8"  # what its bytes begin with
+APPLICATION, START_OF_SCAN = 0xE1, 0xDA  # what its segments are
 REDUCTIONS = (8, 4, 2)  # what every libjpeg decodes at
 ORIENTATION = 0x0112  # the EXIF tag
 HAS_SIMPLEJPEG = find_spec("simplejpeg") is not None
@@ -117,7 +121,9 @@ def read_image(source: Path | bytes, in_channels: int | None) -> Image.Image:
             raise ImageError(_reason(error)) from error
 
 
-def read_region(content: bytes, box: Box, size: Size, in_channels: int, whole: Size) -> Image.Image:
+def read_region(
+    content: bytes, box: Box, size: Size, in_channels: int, whole: Size, *, fast: bool = False
+) -> Pixels:
     """The part of an image in `box`, upright, at `size`, in grey (1 channel) or RGB (3).
 
     Antialiased bilinear; pixels outside of the box have no part in it, or a fraction of one where it ends
@@ -126,10 +132,13 @@ def read_region(content: bytes, box: Box, size: Size, in_channels: int, whole: S
     Args:
         content: an image file's bytes.
         whole: the size that `box` was chosen for.
+        fast: let simplejpeg save a sixth of the decoding, for about 45 dB of noise; Pillow does not.
 
     Raises:
         ImageError: it cannot be read, or has another size than `whole`.
     """
+    if _plain_jpeg_size(content) == whole:
+        return read_copy(content, box, size, in_channels, whole, fast=fast)
     with _open(content) as image:
         orientation = _orientation(image)
         upright = _upright_size(image.size, orientation)
@@ -137,28 +146,54 @@ def read_region(content: bytes, box: Box, size: Size, in_channels: int, whole: S
             raise ImageError(f"it has {upright[0]}x{upright[1]} px, and had {whole[0]}x{whole[1]}")
         box = _as_stored(box, upright, orientation)
         wanted = size[::-1] if orientation >= 5 else size
-        reduction = _reduction(box, wanted) if isinstance(image, JpegImageFile) else 1
         try:
-            pixels = _decode(image, content, reduction, in_channels)
-            return _upright(_resample(pixels, box, reduction, wanted, in_channels), orientation)
+            if HAS_SIMPLEJPEG and isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
+                part = Image.fromarray(_jpeg_part(content, box, wanted, in_channels, image.size, fast))
+            else:
+                part = _image_part(image, box, wanted, in_channels)
+            return np.asarray(_upright(part, orientation))
         except DAMAGE as error:
             raise ImageError(_reason(error)) from error
 
 
-def read_copy(content: bytes, box: Box, size: Size, in_channels: int, whole: Size) -> Image.Image:
+def read_copy(
+    content: bytes, box: Box, size: Size, in_channels: int, whole: Size, *, fast: bool = False
+) -> Pixels:
     """As read_region, of a JPEG that is known to be upright, in grey or RGB, and of the size `whole`.
 
     Raises:
         ImageError: it cannot be read.
     """
-    if not HAS_SIMPLEJPEG:
-        return read_region(content, box, size, in_channels, whole)
-    reduction = _reduction(box, size)
     try:
-        pixels = decode_jpeg(content, in_channels, whole, reduction)
-        return _resample(pixels, box, reduction, size, in_channels)
+        if HAS_SIMPLEJPEG:
+            return _jpeg_part(content, box, size, in_channels, whole, fast)
+        with _open(content) as image:
+            return np.asarray(_image_part(image, box, size, in_channels))
     except DAMAGE as error:
         raise ImageError(_reason(error)) from error
+
+
+def _plain_jpeg_size(content: bytes) -> Size | None:
+    """Of a JPEG that needs nothing of Pillow: no EXIF or XMP may turn it, and it is in grey or RGB."""
+    if not HAS_SIMPLEJPEG or not content.startswith(JPEG) or _has_metadata(content):
+        return None
+    import simplejpeg
+
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return None  # Pillow tells what is wrong with it
+    return (width, height) if colours in ("Gray", "RGB", "YCbCr") else None
+
+
+def _has_metadata(content: bytes) -> bool:
+    """Whether one of a JPEG's segments before its pixels is for applications, as EXIF and XMP are."""
+    place = len(JPEG)
+    while content[place : place + 1] == b"\xff" and content[place + 1] != START_OF_SCAN:
+        if content[place + 1] == APPLICATION:
+            return True
+        place += 2 + int.from_bytes(content[place + 2 : place + 4])
+    return False
 
 
 def _open(source: Path | bytes) -> ImageFile.ImageFile:
@@ -233,42 +268,66 @@ def _reduction(box: Box, size: Size) -> int:
     return next((factor for factor in REDUCTIONS if factor <= enough), 1)
 
 
-def _decode(
-    image: ImageFile.ImageFile, content: bytes, reduction: int, in_channels: int
-) -> Image.Image | Pixels:
-    if HAS_SIMPLEJPEG and isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
-        return decode_jpeg(content, in_channels, image.size, reduction)
+def _jpeg_part(content: bytes, box: Box, size: Size, in_channels: int, whole: Size, fast: bool) -> Pixels:
+    """What is in `box` of a JPEG of the size `whole`, decoded by simplejpeg."""
+    reduction = _reduction(box, size)
+    box = _divided(box, reduction)
+    if all(value.is_integer() for value in box):
+        left, top, width, height = (int(value) for value in box)
+        pixels = _decode(content, "GRAY" if in_channels == 1 else "RGB", whole, reduction, fast)
+        return _resize(pixels[top : top + height, left : left + width], size)
+    # Pillow alone resizes parts of pixels. The fourth byte lets it take the array without a copy.
+    mode, colours = ("L", "GRAY") if in_channels == 1 else ("RGBX", "RGBX")
+    pixels = _decode(content, colours, whole, reduction, fast)
+    part, inner = _cut(Image.frombuffer(mode, pixels.shape[1::-1], pixels, "raw", mode, 0, 1), box)
+    packed = part.resize(size, Image.Resampling.BILINEAR, inner).tobytes("raw", "L" if mode == "L" else "RGB")
+    return np.frombuffer(packed, np.uint8).reshape(*size[::-1], *([] if mode == "L" else [3]))
+
+
+def _image_part(image: ImageFile.ImageFile, box: Box, size: Size, in_channels: int) -> Image.Image:
+    """What is in `box` of an image, decoded by Pillow."""
+    reduction = _reduction(box, size) if isinstance(image, JpegImageFile) else 1
     if reduction > 1:
         image.draft("L" if in_channels == 1 else None, (image.width // reduction, image.height // reduction))
-    return image
+    part, inner = _cut(image, _divided(box, reduction))
+    return _colours(part, in_channels).resize(size, Image.Resampling.BILINEAR, inner)
 
 
-def _resample(
-    pixels: Image.Image | Pixels, box: Box, reduction: int, size: Size, in_channels: int
-) -> Image.Image:
-    """What was decoded at 1 / reduction, cut to `box` of the whole and brought to `size`."""
-    left, top, width, height = (value / reduction for value in box)
-    x, y, right, bottom = math.floor(left), math.floor(top), math.ceil(left + width), math.ceil(top + height)
-    if isinstance(pixels, np.ndarray):
-        part = Image.fromarray(pixels[y:bottom, x:right])
-    else:
-        right, bottom = min(right, pixels.width), min(bottom, pixels.height)
-        part = _colours(pixels.crop((x, y, right, bottom)), in_channels)
-    end = min(left - x + width, part.width), min(top - y + height, part.height)
-    return part.resize(size, Image.Resampling.BILINEAR, box=(left - x, top - y, *end))
+def _divided(box: Box, reduction: int) -> Box:
+    left, top, width, height = box
+    return left / reduction, top / reduction, width / reduction, height / reduction
 
 
-def decode_jpeg(content: bytes, in_channels: int, size: Size, reduction: int) -> Pixels:
-    """A JPEG of `size` at 1 / `reduction` of it, by simplejpeg."""
+def _cut(image: Image.Image, box: Box) -> tuple[Image.Image, Box]:
+    """The pixels that a box touches, and its left, top, right and bottom in them."""
+    left, top, width, height = box
+    x, y = math.floor(left), math.floor(top)
+    right, bottom = min(math.ceil(left + width), image.width), min(math.ceil(top + height), image.height)
+    ends = min(left - x + width, right - x), min(top - y + height, bottom - y)
+    return image.crop((x, y, right, bottom)), (left - x, top - y, *ends)
+
+
+def _resize(pixels: Pixels, size: Size) -> Pixels:
+    """Antialiased bilinear, as Pillow's to the last bit but one, in a third of its time."""
+    images = torch.from_numpy(np.atleast_3d(pixels))[None].permute(0, 3, 1, 2)  # seen to be channels_last
+    resized = F.interpolate(images, size[::-1], mode="bilinear", antialias=True)
+    array: Pixels = resized[0].permute(1, 2, 0).numpy()
+    return array if pixels.ndim == 3 else array[:, :, 0]
+
+
+def _decode(content: bytes, colours: str, whole: Size, reduction: int, fast: bool) -> Pixels:
+    """A JPEG of the size `whole` at 1 / `reduction` of it."""
     import simplejpeg
 
-    pixels = simplejpeg.decode_jpeg(
+    pixels: Pixels = simplejpeg.decode_jpeg(
         content,
-        colorspace="GRAY" if in_channels == 1 else "RGB",
-        min_width=-(-size[0] // reduction),
-        min_height=-(-size[1] // reduction),
+        colorspace=colours,
+        min_width=-(-whole[0] // reduction),
+        min_height=-(-whole[1] // reduction),
+        fastdct=fast,
+        fastupsample=fast,
     )
-    return pixels[:, :, 0] if in_channels == 1 else pixels
+    return pixels[:, :, 0] if colours == "GRAY" else pixels
 
 
 def _colours(image: Image.Image, in_channels: int | None) -> Image.Image:

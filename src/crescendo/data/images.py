@@ -9,11 +9,10 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from crescendo.data.decoding import Box, ImageError, Size, read_content, read_header, read_region
+from crescendo.data.decoding import Box, ImageError, Pixels, Size, read_content, read_header, read_region
 from crescendo.data.listing import FileIndex
 from crescendo.data.sampler import Draws
 from crescendo.data.transforms import Transform
@@ -91,7 +90,7 @@ class IndexedImages(ABC):
         return int(self.index.widths[place]), int(self.index.heights[place])
 
     @abstractmethod
-    def region(self, index: int, box: Box, size: Size) -> Image.Image: ...
+    def region(self, index: int, box: Box, size: Size, *, fast: bool) -> Pixels: ...
 
     @abstractmethod
     def name(self, index: int) -> str: ...
@@ -103,9 +102,9 @@ class IndexedImages(ABC):
 class ImageFiles(IndexedImages):
     """Images that are files, decoded when they are drawn."""
 
-    def region(self, index: int, box: Box, size: Size) -> Image.Image:
+    def region(self, index: int, box: Box, size: Size, *, fast: bool) -> Pixels:
         content = read_content(self.index.path(int(self.places[index])))
-        return read_region(content, box, size, self.in_channels, self.size(index))
+        return read_region(content, box, size, self.in_channels, self.size(index), fast=fast)
 
     def name(self, index: int) -> str:
         return str(self.index.path(int(self.places[index])))
@@ -121,8 +120,10 @@ class GivenFiles:
     def size(self, index: int) -> Size:
         return read_header(self.paths[index])[:2]
 
-    def region(self, index: int, box: Box, size: Size) -> Image.Image:
-        return read_region(read_content(self.paths[index]), box, size, self.in_channels, self.size(index))
+    def region(self, index: int, box: Box, size: Size, *, fast: bool) -> Pixels:
+        return read_region(
+            read_content(self.paths[index]), box, size, self.in_channels, self.size(index), fast=fast
+        )
 
     def batch(self, draws: Draws, transform: Transform) -> Tensor:
         """uint8 [n, C, R, R].

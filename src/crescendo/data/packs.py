@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from crescendo.data.decoding import Box, ImageError, Size, read_copy, read_region
+from crescendo.data.decoding import Box, ImageError, Pixels, Size, read_copy, read_region
 from crescendo.data.folders import Labelled, make_sets
 from crescendo.data.images import IndexedImages, Sets
 from crescendo.data.index import from_arrays, load_index
@@ -126,8 +125,15 @@ class Pack:
         return ORIGINAL if self.facts.originals else largest
 
     def region(
-        self, place: int, box: Box, size: Size, in_channels: int, tolerance: float = 1.0
-    ) -> Image.Image:
+        self,
+        place: int,
+        box: Box,
+        size: Size,
+        in_channels: int,
+        tolerance: float = 1.0,
+        *,
+        fast: bool = False,
+    ) -> Pixels:
         """What `box` of the upright original shows, at `size`, from the level that `level_for` says.
 
         Raises:
@@ -139,11 +145,11 @@ class Pack:
         level = self.level_for(place, box, size, tolerance)
         content = self.content(level, place)
         if level == ORIGINAL:
-            return read_region(content, box, size, in_channels, whole)
+            return read_region(content, box, size, in_channels, whole, fast=fast)
         copy = copy_size(whole, level)
         across, down = copy[0] / whole[0], copy[1] / whole[1]
         scaled = box[0] * across, box[1] * down, box[2] * across, box[3] * down
-        return read_copy(content, scaled, size, in_channels, copy)
+        return read_copy(content, scaled, size, in_channels, copy, fast=fast)
 
     def content(self, level: int, place: int) -> bytes:
         """An image file's bytes.
@@ -195,8 +201,9 @@ class PackedImages(IndexedImages):
     pack: Pack
     tolerance: float
 
-    def region(self, index: int, box: Box, size: Size) -> Image.Image:
-        return self.pack.region(int(self.places[index]), box, size, self.in_channels, self.tolerance)
+    def region(self, index: int, box: Box, size: Size, *, fast: bool) -> Pixels:
+        place = int(self.places[index])
+        return self.pack.region(place, box, size, self.in_channels, self.tolerance, fast=fast)
 
     def name(self, index: int) -> str:
         return f"{self.pack.root}:{self.index.name(int(self.places[index]))}"

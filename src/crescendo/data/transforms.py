@@ -12,13 +12,12 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
 from crescendo.data import randaugment
-from crescendo.data.decoding import ImageError, Size
+from crescendo.data.decoding import ImageError, Pixels, Size
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
 from crescendo.randomness import uniform
@@ -50,8 +49,8 @@ class Regions(Protocol):
         """Of the upright image, without decoding it. Raises ImageError."""
         ...
 
-    def region(self, index: int, box: Box, size: Size) -> Image.Image:
-        """What is in `box`, at `size`. Raises ImageError."""
+    def region(self, index: int, box: Box, size: Size, *, fast: bool) -> Pixels:
+        """What is in `box`, at `size`; `fast` allows a little noise. Raises ImageError."""
         ...
 
 
@@ -139,7 +138,7 @@ class Transform:
         batch = np.zeros((len(draws.indices), side, side, self.in_channels), dtype=np.uint8)
         for pixels, index, row in zip(batch, draws.indices.tolist(), rows, strict=True):
             try:
-                image = np.asarray(self._read(regions, index, row, side))
+                image = self._read(regions, index, row, side)
             except ImageError as error:
                 raise ImageError(str(error), index) from error
             height, width = image.shape[:2]
@@ -148,13 +147,14 @@ class Transform:
         images = torch.from_numpy(batch).permute(0, 3, 1, 2)
         return images if numbers is None else self._augment(images, numbers, draws, shift=True)
 
-    def _read(self, regions: Regions, index: int, row: Numbers | None, resolution: int) -> Image.Image:
+    def _read(self, regions: Regions, index: int, row: Numbers | None, resolution: int) -> Pixels:
         width, height = regions.size(index)
         if self.fit == "pad":
             scale = min(1.0, resolution / max(width, height))
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            return regions.region(index, (0, 0, width, height), size)
-        return regions.region(index, self._box(width, height, row), (resolution, resolution))
+            return regions.region(index, (0, 0, width, height), size, fast=row is not None)
+        box = self._box(width, height, row)
+        return regions.region(index, box, (resolution, resolution), fast=row is not None)
 
     def _box(self, width: int, height: int, row: Numbers | None) -> Box:
         if row is None:
@@ -177,9 +177,9 @@ class Transform:
         if shift:
             images = _shift(images, numbers[:, SHIFT], self.augmentation.shift)
         if self.augmentation.flip:
-            mirrored = torch.from_numpy(np.flatnonzero(numbers[:, FLIP] < 0.5))
             images = images.clone()
-            images[mirrored] = images[mirrored].flip(3)
+            for place in np.flatnonzero(numbers[:, FLIP] < 0.5).tolist():
+                images[place] = images[place].flip(2)  # one by one is faster than a batch
         images = randaugment.rand_augment(images, numbers[:, RANDAUGMENT], draws.randaugment)
         if self.augmentation.lighting > 0:
             images = _light(images, numbers[:, LIGHT], self.augmentation.lighting)
