@@ -18,7 +18,8 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 from matplotlib.ticker import StrMethodFormatter
 
-from crescendo.analysis.comparison import TOLERANCE, Interval
+from crescendo.analysis.comparison import TOLERANCE
+from crescendo.analysis.uncertainty import Interval
 
 ARMS = ("fixed", "progressive")
 

@@ -17,7 +17,7 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def configuration() -> Callable[..., DictConfig]:
     """Composes conf/train.yaml with overrides, as the command line would."""
 

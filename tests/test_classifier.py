@@ -235,6 +235,12 @@ def test_test_metrics_count_each_sample_once(tmp_path, eval_batch_size):
         matrix[label, label] -= wrong
         matrix[label, (label + 1) % 6] += wrong
     assert torch.equal(classifier.confusion_matrix, matrix)
+    answers = classifier.answers
+    assert answers.indices.tolist() == list(range(37))
+    assert answers.labels.tolist() == [index % 6 for index in range(37)]
+    assert np.flatnonzero(answers.wrong).tolist() == list(range(9))
+    assert answers.probabilities == pytest.approx(np.full(37, 2 / 7), abs=1e-5)
+    assert answers.label_probabilities == pytest.approx(np.where(answers.wrong, 1 / 7, 2 / 7), abs=1e-5)
 
 
 def test_validation_metrics_count_each_sample_once_and_start_again(tmp_path):

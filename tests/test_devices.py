@@ -10,6 +10,8 @@ import torch
 from commands import REPOSITORY, TINY, command, only_run, train
 from whole_runs import TRAINING
 
+from crescendo.answers import read_answers
+
 # A net without batch statistics, nothing drawn on a device; 163 training and 45 test images.
 EXACT = (
     *TINY,
@@ -41,6 +43,10 @@ def test_two_processes_train_as_one_does(tmp_path, uninterrupted, parts):
     assert matrices[0] == matrices[1]
     counts = [int(cell) for row in csv.reader(matrices[1].splitlines()[1:]) for cell in row[1:]]
     assert sum(counts) == 45
+    mine, other = (read_answers(run) for run in (one, two))
+    assert mine.indices.tolist() == other.indices.tolist() == list(range(45))
+    assert mine.answers.tolist() == other.answers.tolist()
+    assert mine.probabilities == pytest.approx(other.probabilities, rel=1e-3)
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ from commands import REPOSITORY, TINY, command, crescendo, only_run, train
 from omegaconf import OmegaConf
 from PIL import Image
 
+from crescendo.answers import read_answers
+
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
@@ -61,6 +63,7 @@ def test_a_run_leaves_a_complete_directory(finished):
             "train.log",
             "summary.json",
             "confusion_matrix.csv",
+            "predictions.csv",
         ),
         *("checkpoints", *(f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous"))),
     }
@@ -92,6 +95,9 @@ def test_a_run_leaves_a_complete_directory(finished):
         rows = list(csv.reader(file))
     assert len(rows) == 11
     assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == 40  # each test image once
+    answers = read_answers(finished)
+    assert answers.indices.tolist() == list(range(40))
+    assert 1 - answers.wrong.mean() == pytest.approx(summary["metrics"]["test/accuracy"])
 
 
 def test_metrics_follow_the_curriculum(finished):
@@ -128,7 +134,7 @@ def test_evaluate_repeats_the_test_from_any_directory(finished, tmp_path):
     assert result.returncode == 0, result.stderr
     summary = json.loads((finished / "summary.json").read_text())
     metrics = json.loads(result.stdout)["metrics"]
-    assert metrics["test/accuracy"] == summary["metrics"]["test/accuracy"]
+    assert metrics["test/accuracy"] == pytest.approx(summary["metrics"]["test/accuracy"])
     assert metrics["test/loss"] == pytest.approx(summary["metrics"]["test/loss"], rel=1e-6)
 
 
@@ -150,8 +156,12 @@ def test_compare_shows_mean_and_spread_of_a_sweep(tmp_path):
     configs = sorted(tmp_path.rglob("config.yaml"))
     assert [path.parent.name for path in configs] == ["0", "1"]
     assert [OmegaConf.load(path).seed for path in configs] == [1, 2]
-    result = crescendo("compare", "runs", cwd=tmp_path)
+    files = ("--html", "report.html", "--csv", "runs.csv", "--markdown", "table.md")
+    result = crescendo("compare", "runs/*", *files, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    assert "2 finished runs in 1 group" in (tmp_path / "report.html").read_text()
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 3
+    assert (tmp_path / "table.md").read_text().startswith("| run | runs | test accuracy |")
     assert "±" in result.stdout
     assert re.search(r"│\s+2 │", result.stdout)  # one row of two runs
 

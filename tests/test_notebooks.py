@@ -29,7 +29,7 @@ def test_runs_at_its_small_setting(name, tmp_path, monkeypatch):
     assert parameters.source.startswith("small = False")
     parameters.source = "small = True"
     place = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []
     assert any("image/png" in output.get("data", ()) for output in outputs)

@@ -90,7 +90,11 @@ def test_rows_count_optimizer_steps_and_name_the_rate_that_each_used(tmp_path):
     # four steps an epoch: every third, and each epoch's last
     assert [row["step"] for row in training] == ["2", "3", "5", "7"]
     assert [float(row["lr"]) for row in training] == pytest.approx([1, 1, 0.1, 0.1])
-    assert summary["images_per_second"] > 0
+    # 3 x 1000 for each image of the steps so far, 10 a step
+    assert [float(row["train/macs"]) for row in training] == [90_000, 120_000, 180_000, 240_000]
+    seconds = [float(row["train/seconds"]) for row in training]
+    assert 0 < seconds[0] < seconds[1] < seconds[2] < seconds[3]
+    assert summary["images_per_second"] == pytest.approx(80 / seconds[3], abs=0.1)
     assert summary["train_macs"] == 3 * 1000 * 80  # two epochs of 40 images
     assert summary["cpu_seconds"] > 0
 

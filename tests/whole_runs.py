@@ -6,7 +6,7 @@ import json
 import torch
 from commands import TINY
 
-TIMES = ("train/images_per_second", "data/wait", "bn_refresh/seconds")
+TIMES = ("train/images_per_second", "train/seconds", "data/wait", "bn_refresh/seconds")
 
 # Four epochs of four steps in two stages, with everything that a checkpoint has to carry.
 TRAINING = (

@@ -18,6 +18,7 @@ from torchmetrics.classification import (
 )
 
 from crescendo import batch_norm, mixing
+from crescendo.answers import Answers, GatheredAnswers
 from crescendo.curriculum.schedule import Stage
 from crescendo.data.datamodule import Batch
 from crescendo.freezing import frozen_parameters
@@ -49,6 +50,7 @@ class ImageClassifier(L.LightningModule):
         validated_statistics: of batch norm, where this epoch's validation had other ones than the training;
             they are saved with its weights.
         confusion_matrix: of the last test, [classes, classes]: numbers of images, rows are true.
+        answers: of the last test, for each image; both are of all devices.
     """
 
     mean: Tensor
@@ -88,6 +90,8 @@ class ImageClassifier(L.LightningModule):
         )
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self.confusion_matrix: Tensor | None = None
+        self.gathered_answers = GatheredAnswers()
+        self.answers: Answers | None = None
 
     def enter(self, stage: Stage) -> None:
         """Take over a stage: the net's rates now, the rest from the next step."""
@@ -191,11 +195,13 @@ class ImageClassifier(L.LightningModule):
         logits = self(batch.images)
         _update(self.test_metrics, logits, batch.labels)
         self.confusion.update(logits, batch.labels)
+        self.gathered_answers.update(logits, batch.labels, batch.indices)
 
     def on_test_epoch_end(self) -> None:
         self._log_and_reset(self.test_metrics)
-        self.confusion_matrix = self.confusion.compute()  # of all devices
+        self.confusion_matrix, self.answers = self.confusion.compute(), self.gathered_answers.compute()
         self.confusion.reset()
+        self.gathered_answers.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probabilities [N, classes]."""

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 import crescendo
 from crescendo.config import validate
-from crescendo.errors import UserError
+from crescendo.errors import UserError, did_you_mean
+
+ABSENT = object()
 
 
 def find_config_directory(given: Path | None = None) -> Path:
@@ -46,3 +48,46 @@ def compose_config(overrides: Sequence[str], directory: Path) -> DictConfig:
         del config["hydra"]
     validate(config)
     return config
+
+
+def with_data(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """A run's configuration with other test images.
+
+    Args:
+        overrides: of its data, such as root=<directory> or num_workers=4; data=<option> takes one of the
+            project's data sets, with what the net was trained for: classes, channels, mean and deviation.
+
+    Raises:
+        UserError: there is no such setting or option, or the data set has other classes or channels.
+    """
+    typed = dict(override.partition("=")[::2] for override in overrides)
+    bare = [override for override in overrides if "=" not in override]
+    if bare:
+        raise UserError(f"--data {bare[0]}: write key=value, such as root=<directory> or data=<option>.")
+    option = typed.pop("data", None)
+    settings = {key.removeprefix("data."): value for key, value in typed.items()}
+    changed = config.copy()
+    if option is not None:
+        others = [f"data.{key}={value}" for key, value in settings.items()]
+        data = compose_config([f"data={option}", *others], find_config_directory()).data
+        for key in ("num_classes", "in_channels"):
+            if data[key] != config.data[key]:
+                raise UserError(
+                    f"--data data={option} has data.{key}={data[key]}, the run was trained with "
+                    f"{config.data[key]}."
+                )
+        changed.data = OmegaConf.create(OmegaConf.to_container(data, resolve=True))
+        changed.data.mean, changed.data.std = config.data.mean, config.data.std
+        return changed
+    for key, value in settings.items():
+        if OmegaConf.select(config.data, key, default=ABSENT) is ABSENT:
+            known = [str(name) for name in config.data]
+            near = did_you_mean(key.partition(".")[0], known)
+            raise UserError(
+                f"--data {key}: the run's data has no such setting.{near} It has {', '.join(known)}."
+            )
+        plain = OmegaConf.from_dotlist([f"value={value}"]).value
+        OmegaConf.update(changed.data, key, plain)
+        if key in changed.data.source:  # resolved: it does not follow data.<key> any more
+            OmegaConf.update(changed.data.source, key, plain)
+    return changed

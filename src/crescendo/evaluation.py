@@ -4,33 +4,34 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from crescendo.analysis.results import class_accuracies
 from crescendo.checkpoints import load_checkpoint
 from crescendo.classifier import ImageClassifier
+from crescendo.composing import with_data
 from crescendo.config import validate
 from crescendo.data.images import GivenFiles
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
-from crescendo.experiment import build_classifier, build_curriculum, build_transform, prepare
+from crescendo.experiment import build_classifier, build_curriculum, build_transform
 from crescendo.runs import best_checkpoint, read_config
 from crescendo.targets import check_arguments
-from crescendo.tracking import show_messages
 
 
-def load_config(run: Path, *, trust: bool = False) -> DictConfig:
+def load_config(run: Path, *, trust: bool = False, data: Sequence[str] = ()) -> DictConfig:
     """A run's configuration, checked like one that was typed: it may come from elsewhere.
 
     Args:
         trust: build targets of any package.
+        data: overrides of its data (crescendo.composing.with_data).
     """
     config = read_config(run)
     config.trust = trust
+    if data:
+        config = with_data(config, data)
     validate(config)
     check_arguments(config)
     config.weights = None  # the checkpoint's replace what the training started from
@@ -96,30 +97,6 @@ def load_run(run: Path, *, trust: bool = False) -> TrainedRun:
     resolution = build_curriculum(config, classifier.net).evaluation_resolution
     assert resolution is not None
     return TrainedRun(run, config, classifier, resolution)
-
-
-def evaluate_run(
-    run: Path, accelerator: str = "auto", *, trust: bool = False
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Test metrics of a run's best checkpoint, and the accuracy of each class by its name."""
-    config = load_config(run, trust=trust)
-    experiment = prepare(config)
-    load_weights(experiment.classifier, run)
-    show_messages()
-    trainer = L.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-    )
-    trainer.test(experiment.classifier, experiment.data, verbose=False)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    matrix = experiment.classifier.confusion_matrix
-    assert matrix is not None
-    return metrics, class_accuracies(matrix, experiment.class_names)
 
 
 def predict_files(

@@ -1,13 +1,14 @@
 """A run is a directory: its configuration, its log, its checkpoints, and how it ended.
 
 runs/<name>/<date>_<time>_<short id>/
-  config.yaml  overrides.yaml  metrics.csv  train.log  confusion_matrix.csv
+  config.yaml  overrides.yaml  metrics.csv  train.log  confusion_matrix.csv  predictions.csv
   checkpoints/best.ckpt  checkpoints/last.ckpt
   summary.json
 """
 
 import errno
 import fcntl
+import glob
 import json
 import logging
 import math
@@ -231,6 +232,22 @@ def read_config(directory: Path) -> DictConfig:
     return config
 
 
+def read_overrides(directory: Path) -> list[str]:
+    """What was typed for a run; nothing where that is not recorded.
+
+    Raises:
+        UserError: its overrides.yaml cannot be read.
+    """
+    path = directory / "overrides.yaml"
+    if not path.is_file():
+        return []
+    try:
+        overrides = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return [str(override) for override in overrides] if isinstance(overrides, list) else []
+
+
 def read_summary(directory: Path) -> dict[str, Any]:
     """The summary of a run; one that has none yet is unfinished."""
     path = directory / "summary.json"
@@ -248,15 +265,14 @@ def read_summary(directory: Path) -> dict[str, Any]:
 def find_runs(places: Sequence[Path]) -> list[Path]:
     """Every run directory among `places` and below them, each once, by path within a place.
 
-    An earlier attempt of a sweep's job is found only where it is a place itself.
+    A place may be a pattern, such as runs/digits_*. An earlier attempt of a sweep's job is found only where
+    it is a place itself.
 
     Raises:
         UserError: a place that does not exist or holds no run.
     """
     found: dict[Path, None] = {}
-    for place in places:
-        if not place.is_dir():
-            raise no_directory(place)
+    for place in [match for given in places for match in matching(given)]:
         configs = sorted(place.rglob("config.yaml"))
         directories = [path.parent for path in configs if (path.parent / "overrides.yaml").exists()]
         directories = [path for path in directories if path == place or not EARLIER_ATTEMPT.search(path.name)]
@@ -264,6 +280,20 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
             raise UserError(f"{place} holds no run: no config.yaml with an overrides.yaml beside it.")
         found |= dict.fromkeys(directory.resolve() for directory in directories)
     return list(found)
+
+
+def matching(place: Path) -> list[Path]:
+    """The directory that `place` is, or those that match it as a shell's pattern.
+
+    Raises:
+        UserError: there is none.
+    """
+    if place.is_dir():
+        return [place]
+    matches = [Path(match) for match in sorted(glob.glob(str(place), recursive=True)) if Path(match).is_dir()]
+    if not matches:
+        raise no_directory(place)
+    return matches
 
 
 def best_checkpoint(directory: Path) -> Path:

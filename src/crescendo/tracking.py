@@ -135,10 +135,10 @@ def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
 class StepMetrics(L.Callback):
     """Logs the training every `every_n_steps` optimizer steps, and an epoch's line at its end.
 
-    Only at those steps is anything read from the device. What the training alone took goes to the summary,
-    without validation: images_per_second, also without what `clock` saw of torch.compile; data_wait, the
-    share of the same time that rank 0 waited for batches; train_macs; and cpu_seconds of all ranks, without
-    those of loader workers.
+    Only at those steps is anything read from the device. train/macs and train/seconds are what the training
+    took up to the row, without validation; what all of it took goes to the summary: images_per_second, also
+    without what `clock` saw of torch.compile; data_wait, the share of the same time that rank 0 waited for
+    batches; train_macs; and cpu_seconds of all ranks, without those of loader workers.
 
     Args:
         macs: multiply-accumulates of one image's forward pass at each of the curriculum's resolutions.
@@ -316,6 +316,8 @@ class StepMetrics(L.Callback):
             "train/loss": self.shown["loss"],
             "train/accuracy": self.shown["accuracy"],
             "train/images_per_second": self.shown["speed"],
+            "train/macs": self._train_macs,
+            "train/seconds": self._seconds,
             "data/wait": waited / seconds,
             "lr": self._rate,
             "curriculum/stage": stage.index,

@@ -18,6 +18,7 @@ from rich import get_console
 
 from crescendo.analysis.plan import show_plan
 from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
+from crescendo.answers import write_answers
 from crescendo.checkpoints import AtomicCheckpointIO, clean_partials, find_checkpoint, load_best
 from crescendo.classifier import ImageClassifier
 from crescendo.compilation import CompileClock, compile_net
@@ -207,8 +208,10 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
     if run.pruned and trainer.is_global_zero:
         log.info("pruned after epoch %d: %s", trainer.current_epoch, run.directory)
     elif trainer.is_global_zero:
-        matrix = classifier.confusion_matrix
+        matrix, answers = classifier.confusion_matrix, classifier.answers
         assert matrix is not None
+        assert answers is not None
+        write_answers(run.directory, answers)
         write_confusion_matrix(run.directory / "confusion_matrix.csv", matrix, experiment.class_names)
         accuracies = class_accuracies(matrix, experiment.class_names)
         get_console().print(show_result(plan, run.summary, accuracies, run.directory))

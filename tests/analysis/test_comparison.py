@@ -6,15 +6,11 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from crescendo.analysis.comparison import (
-    Interval,
-    compare,
-    find_reference,
-    saving,
-    show_comparison,
-    spread,
-    write_runs,
-)
+from crescendo.analysis.comparison import Reference, compare, find_reference, hold_against, saving
+from crescendo.analysis.comparison_table import ComparisonTable, write_markdown, write_runs
+from crescendo.analysis.uncertainty import PairedTest
+from crescendo.errors import UserError
+from crescendo.sweeps.record import Sweep, jobs_without_run
 
 CONFIG = {
     "name": "digits",
@@ -27,13 +23,15 @@ CONFIG = {
 }
 
 
-def run(place, accuracy=None, status="finished", seconds=10.0, spent=(), **changed):
+def run(place, accuracy=None, status="finished", seconds=10.0, spent=(), typed=None, **changed):
     """A run directory with a summary, or without one where `status` is None."""
     place.mkdir(parents=True)
     config = OmegaConf.create(CONFIG)
     for name, value in changed.items():
         OmegaConf.update(config, name.replace("__", "."), value, merge=False)
     OmegaConf.save(config, place / "config.yaml")
+    if typed is not None:
+        OmegaConf.save(OmegaConf.create(typed), place / "overrides.yaml")
     if status is not None:
         metrics = {} if accuracy is None else {"test/accuracy": accuracy}
         summary = {
@@ -48,9 +46,9 @@ def run(place, accuracy=None, status="finished", seconds=10.0, spent=(), **chang
     return place
 
 
-def shown(rows):
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(show_comparison(rows))
+def shown(rows, width=200, **against):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(ComparisonTable(hold_against(rows, **against)))
     return console.export_text()
 
 
@@ -70,9 +68,10 @@ def test_seeds_are_pooled_and_groups_are_named_by_what_differs(tmp_path):
     assert (best.unfinished, other.unfinished) == ([], [])
     text = shown([best, other])
     assert text.index("lenet5") < text.index("resnet20")
-    assert "0.9100 ± 0.0141" in text
-    assert "12.0 ± 2.8" in text
-    assert "272,474" in text
+    assert "0.9100 ± 0.1271" in text  # deviation .01414 over sqrt(2), times 12.706
+    assert "0.0141" in text
+    assert "12.0" in text
+    assert "272k" in text
     assert "41M" in text
     assert "not counted" not in text
 
@@ -130,9 +129,9 @@ def test_unfinished_runs_are_named_and_not_counted(tmp_path):
         f"unfinished {runs[2]}",
         f"finished {runs[3]}",
     ]
-    text = shown([row]).replace("\n", " ")
-    assert "not counted: failed" in text
-    assert "going" in text
+    lines = shown([row]).splitlines()
+    assert lines[lines.index("not counted:") + 1].startswith("  failed ")
+    assert "going" in lines[-2]
 
 
 def test_a_group_without_a_result_comes_last(tmp_path):
@@ -145,11 +144,6 @@ def test_a_group_without_a_result_comes_last(tmp_path):
     assert last.accuracies == []
     assert (last.parameters, last.macs) == (None, None)
     assert shown([first, last]).count(" - ") >= 4
-
-
-def test_the_spread_is_that_of_a_sample():
-    assert spread([0.5], 4) == "0.5000"
-    assert spread([1, 2, 3, 4], 2) == "2.50 ± 1.29"  # sqrt(5 / 3)
 
 
 FIXED = {"arm": "fixed", "curriculum": {"stages": 1, "resolution": {"start": 28}}}
@@ -260,7 +254,6 @@ def test_a_csv_has_a_row_for_each_finished_run(tmp_path):
 
 
 def test_one_seed_has_no_interval_and_saves_nothing(tmp_path):
-    assert Interval.of([0.5]).half is None
     one = {1: (0.9, 1e12, 100.0)}
     rows = {row.differences["arm"]: row for row in compare(sweep(tmp_path, [(FIXED, one), (RISING, one)]))}
     assert not saving(rows["rising"], rows["fixed"]).equal_accuracy
@@ -273,3 +266,105 @@ def test_runs_that_recorded_no_cost_have_none(tmp_path):
     against = saving(*rows)
     assert (against.macs, against.cpu_seconds) == (None, None)
     assert "- / -" in shown(rows)
+
+
+def test_what_was_typed_names_the_groups(tmp_path):
+    rising = {"stages": 3, "resolution": {"start": 16}}
+    runs = [
+        run(tmp_path / "a", 0.9, typed=["model=resnet20", "seed=1"], seed=1),
+        run(tmp_path / "b", 0.8, typed=["model=resnet20", "curriculum=rising", "seed=1"], curriculum=rising),
+        run(tmp_path / "c", 0.8, typed=["model=resnet20", "curriculum=rising", "seed=2"], curriculum=rising),
+    ]
+    first, other = compare(runs)
+    assert (first.differences, other.differences) == ({"curriculum": None}, {"curriculum": "rising"})
+    assert list(other.settings) == ["curriculum.stages", "curriculum.resolution.start"]
+    assert (first.label, other.label) == ("as it is", "rising")
+
+
+def test_what_was_typed_in_different_ways_does_not_name_them(tmp_path):
+    runs = [
+        run(tmp_path / "a", 0.9, typed=["data.batch_size=32"]),
+        run(tmp_path / "b", 0.9, typed=[], seed=1),
+        run(tmp_path / "c", 0.8, typed=["data.batch_size=64"], data__batch_size=64),
+    ]
+    assert [row.label for row in compare(runs)] == ["batch_size 32", "batch_size 64"]
+    assert [row.differences for row in compare(runs)] == [{"data.batch_size": 32}, {"data.batch_size": 64}]
+
+
+@pytest.mark.parametrize(
+    ("choice", "reference"), [("best", "rising"), ("fixed", "fixed"), ("first", "short"), ("auto", "fixed")]
+)
+def test_the_reference_can_be_chosen(tmp_path, choice, reference):
+    arms = [(SHORT, {1: (0.8, 5)}), (FIXED, {1: (0.9, 10)}), (RISING, {1: (0.95, 6)})]
+    rows = compare(sweep(tmp_path, arms))
+    assert find_reference(rows, Reference(choice)).differences == {"arm": reference}
+
+
+def test_without_one_at_one_resolution_the_reference_is_the_best(tmp_path):
+    slow = {**RISING, "arm": "slow", "trainer": {"max_epochs": 9}}
+    rows = compare(sweep(tmp_path, [(RISING, {1: (0.8, 5)}), (slow, {1: (0.9, 10)})]))
+    assert find_reference(rows).differences == {"arm": "slow"}
+    with pytest.raises(UserError, match="no group trains at one resolution"):
+        find_reference(rows, Reference.FIXED)
+
+
+def test_p_values_are_of_paired_seeds_and_adjusted(tmp_path):
+    base = dict.fromkeys((1, 2, 3), (0.9, 1000000000000.0))
+    arms = [
+        (FIXED, base),
+        (RISING, {1: (0.91, 1e12), 2: (0.92, 1e12), 3: (0.93, 1e12)}),
+        (SHORT, {1: (0.80, 1e12), 2: (0.81, 1e12), 3: (0.82, 1e12)}),
+    ]
+    rows = compare(sweep(tmp_path, arms))
+    found = hold_against(rows, Reference.FIXED)
+    # t = .02 / (.01 / sqrt(3)) = 3.464: p = .0742; t = -15.59: p = .0041, doubled
+    assert found.p_values == pytest.approx([0.0742, None, 0.0082], abs=1e-4)
+    signed = hold_against(rows, Reference.FIXED, PairedTest.WILCOXON)
+    assert signed.p_values == pytest.approx([0.5, None, 0.5])  # 2 / 2^3, doubled
+    text = shown(rows, choice=Reference.FIXED)
+    assert "0.074" in text
+    assert "p: paired t-test, adjusted for 2 tests (Holm)" in text
+    assert "Wilcoxon" in shown(rows, test=PairedTest.WILCOXON)
+
+
+MANY = {f"knob_{place}": {"a_long_name_of_a_setting": place} for place in range(4)}
+
+
+@pytest.mark.parametrize("width", [60, 80, 140, 200])
+@pytest.mark.parametrize("settings", [{}, {"model": {"_target_": "crescendo.models.x.a_net"}, **MANY}])
+def test_no_column_is_squeezed_at_any_width(tmp_path, width, settings):
+    results = {seed: (0.9 + seed / 100, 1e12, 100.0) for seed in (1, 2)}
+    other = {seed: (0.8 + seed / 50, 5e11, 50.0) for seed in (1, 2)}
+    first, second = {"data": {"batch_size": 32}}, {"data": {"batch_size": 64}, **settings}
+    runs = [
+        run(tmp_path / f"{name}{seed}", accuracy, seed=seed, spent=spent, **own)
+        for name, own, values in (("a", first, results), ("b", second, other))
+        for seed, (accuracy, *spent) in values.items()
+    ]
+    text = shown(compare(runs), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for cell in ("test accuracy", "0.9150 ± 0.0635", "0.8300 ± 0.1271", "reference", "-0.0850 ± 0.0635"):
+        assert cell in text
+    assert ("train MACs" in text.split("left out")[0]) == (width >= 140)
+    assert ("left out at this width" in text) == (width < 200)
+
+
+def test_markdown_has_every_column(tmp_path):
+    arms = [(FIXED, {1: (0.9, 1e12, 100.0), 2: (0.91, 1e12, 100.0)}), (RISING, {1: (0.9, 5e11, 50.0)})]
+    write_markdown(hold_against(compare(sweep(tmp_path, arms))), tmp_path / "table.md")
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0].startswith(
+        "| arm | runs | test accuracy | std | parameters | MACs | train MACs | CPU s |"
+    )
+    assert len({line.count("|") for line in lines[:4]}) == 1
+    assert lines[2].startswith("| fixed | 2 | 0.9050 ± 0.0635 |")
+    assert lines[3].endswith("| +0.0000 | - | - |")
+
+
+def test_jobs_that_never_became_a_run_are_named(tmp_path):
+    Sweep.record(tmp_path / "sweep", [["seed=1"], ["seed=2"]])
+    run(tmp_path / "sweep" / "0", 0.9, typed=["seed=1"])
+    assert jobs_without_run([tmp_path]) == [f"not started {tmp_path / 'sweep' / '1'}"]
+    comparison = hold_against(compare([tmp_path / "sweep" / "0"]), missing=jobs_without_run([tmp_path]))
+    assert comparison.unfinished == [f"not started {tmp_path / 'sweep' / '1'}"]

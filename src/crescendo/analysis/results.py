@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from rich.table import Table
 from torch import Tensor
 
 from crescendo.analysis.plan import Plan, short_number
+from crescendo.errors import UserError
 
 
 def class_accuracies(matrix: Tensor, class_names: Sequence[str]) -> dict[str, float]:
@@ -27,6 +30,26 @@ def write_confusion_matrix(path: Path, matrix: Tensor, class_names: Sequence[str
         writer.writerow(["true \\ answered", *class_names])
         for name, row in zip(class_names, matrix.tolist(), strict=True):
             writer.writerow([name, *row])
+
+
+def read_confusion_matrix(directory: Path) -> tuple[list[str], npt.NDArray[np.int64]] | None:
+    """A run's class names and numbers of test images [classes, classes]; None where it has none.
+
+    Raises:
+        UserError: the file is something else.
+    """
+    path = directory / "confusion_matrix.csv"
+    if not path.is_file():
+        return None
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file))
+        matrix = np.array([row[1:] for row in rows], dtype=np.int64)
+        if matrix.shape != (len(header) - 1,) * 2:
+            raise ValueError(f"it has shape {matrix.shape} under {len(header) - 1} names")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return header[1:], matrix
 
 
 def show_result(

@@ -5,7 +5,7 @@ A verb imports what it needs when it is called, so that --help answers at once.
 
 import typer
 
-from crescendo.cli import data, nets, runs, sweeps, trained
+from crescendo.cli import comparing, data, evaluating, nets, runs, sweeps, trained
 from crescendo.errors import plain_errors
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
 for verb in (
     *(nets.models, nets.profile, nets.scale, nets.preview),
     *(data.check, data.pack),
-    *(runs.evaluate, runs.predict, trained.explain, runs.compare, trained.export),
+    *(evaluating.evaluate, runs.predict, trained.explain, comparing.compare, trained.export),
 ):
     app.command()(verb)
 app.add_typer(sweeps.app, name="sweep")

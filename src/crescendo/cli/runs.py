@@ -1,4 +1,4 @@
-"""Verbs about runs."""
+"""Verbs that use a run."""
 
 import json
 from pathlib import Path
@@ -6,30 +6,7 @@ from typing import Annotated
 
 import typer
 
-from crescendo.cli.options import AsJson, Device, RunDirectory, Trust
-
-
-def evaluate(
-    run: RunDirectory, as_json: AsJson = False, accelerator: Device = "auto", trust: Trust = False
-) -> None:
-    """Test a run's best checkpoint on its test images again."""
-    from rich import get_console
-    from rich.table import Table
-
-    from crescendo.evaluation import evaluate_run
-
-    metrics, class_accuracies = evaluate_run(run, accelerator, trust=trust)
-    if as_json:
-        print(json.dumps({"metrics": metrics, "class_accuracies": class_accuracies}, indent=2))
-        return
-    table = Table()
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:.4f}")
-    for name, value in class_accuracies.items():
-        table.add_row(f"accuracy of {name}", f"{value:.4f}")
-    get_console().print(table)
+from crescendo.cli.options import AsJson, RunDirectory, Trust
 
 
 def predict(
@@ -58,24 +35,3 @@ def predict(
     for file, best in zip(files, answers, strict=True):
         table.add_row(str(file), *(f"{name} {probability:.3f}" for name, probability in best))
     get_console().print(table)
-
-
-def compare(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUNS...", help="Run directories, or directories of runs.")
-    ],
-    table: Annotated[
-        Path | None, typer.Option("--csv", help="A file to write, too: a row for each finished run.")
-    ] = None,
-) -> None:
-    """Compare runs: mean and spread over seeds, cost, time."""
-    from rich import get_console
-
-    from crescendo.analysis.comparison import compare as compare_runs
-    from crescendo.analysis.comparison import show_comparison, write_runs
-    from crescendo.runs import find_runs
-
-    rows = compare_runs(find_runs(runs))
-    get_console().print(show_comparison(rows))
-    if table is not None:
-        write_runs(rows, table)

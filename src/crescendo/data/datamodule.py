@@ -192,6 +192,10 @@ class ImageData(L.LightningDataModule):
         """The validation images at another resolution, to go through once."""
         return self._evaluation_loader(self.validation, resolution, once=True)
 
+    def test_at(self, resolution: int) -> Loader:
+        """The test images at a resolution, to go through once."""
+        return self._evaluation_loader(self.test, resolution, once=True)
+
     def training_as_evaluated(self, epoch: int, batches: int) -> Loader:
         """This rank's share of an epoch's first `batches` global batches, as evaluation would see their
         images: at its resolution, without augmentation. To go through once.

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,6 +253,20 @@ class Sweep:
             resume = f"crescendo sweep resume {shlex.quote(str(self.directory))}"
             lines.append(f"To run what is missing: {resume}")
         return "\n".join(lines)
+
+
+def jobs_without_run(places: Iterable[Path]) -> list[str]:
+    """ "<status> <directory>" of the jobs that never became a run, of every sweep in or below `places`."""
+    found = []
+    for directory in sorted({file.parent.resolve() for place in places for file in place.rglob(FILE)}):
+        sweep = Sweep.read(directory)
+        if sweep.study is None:
+            jobs = [directory / str(number) for number in range(len(sweep.jobs))]
+        else:
+            jobs = sorted(path for path in directory.iterdir() if path.name.isdigit())
+        missing = [job for job in jobs if not (job / "config.yaml").exists()]
+        found += [f"{job_status(job)} {job}" for job in missing]
+    return found
 
 
 def _is_list_of_strings(value: object) -> bool:
