@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from forking import server
+
 REPOSITORY = Path(__file__).parents[1]
 
 # A training of seconds: four batches an epoch, two stages.
@@ -23,18 +25,30 @@ TINY = (
 )
 
 
+SECONDS = 300  # that a command may take
+
+
 def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the project in a subprocess, in a home without a W&B account."""
+    """Run a command of the project in a subprocess, in a home without a W&B account.
+
+    What brings no environment of its own is forked from a process that has imported torch before.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     with tempfile.TemporaryDirectory() as home:
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=cwd,
-            env=kept | {"HOME": home, "OMP_NUM_THREADS": "1", **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        everything = kept | {"HOME": home, "OMP_NUM_THREADS": "1", **environment}
+        if environment or not (arguments[0].endswith(".py") or arguments[:2] == ("-m", "crescendo.cli")):
+            return subprocess.run(
+                [sys.executable, *arguments],
+                cwd=cwd,
+                env=everything,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+            )
+        out = Path(home)
+        status = server().run(arguments, cwd, everything, out, SECONDS)
+        told = [(out / name).read_text() for name in ("stdout", "stderr")]
+    return subprocess.CompletedProcess(list(arguments), status, *told)
 
 
 def train(*overrides: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

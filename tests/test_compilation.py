@@ -30,6 +30,7 @@ def graphs():
     return counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_four_stages_are_four_graphs_whatever_rises(configuration, tmp_path):
     config = configuration(

@@ -88,7 +88,8 @@ STAGES = (
 )
 
 
-@pytest.mark.parametrize("steps", [7, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [7, 10])
 def test_two_processes_with_workers_see_the_plan_also_when_they_are_resumed(tmp_path, steps):
     """Stopped inside the second of four epochs, and at its end; two curriculum stages."""
     overrides = (*TRAINING, "data.source.samples=181", *STAGES, "data.num_workers=2", "trainer.devices=2")

@@ -76,7 +76,7 @@ def wait_for_end(number):
     ("number", "devices"),
     [
         (signal.SIGINT, 1),
-        (signal.SIGTERM, 2),
+        pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
     ],
@@ -169,6 +169,7 @@ def test_a_rank_that_hangs_is_not_waited_for(tmp_path):
     wait_for_end(other)
 
 
+@pytest.mark.slow
 def test_slurm_requeues_a_job_whose_time_is_over(tmp_path, uninterrupted):
     tools = tmp_path / "tools"
     tools.mkdir()

@@ -22,11 +22,11 @@ def killed(step, *overrides, cwd):
 @pytest.mark.parametrize(
     ("step", "overrides"),
     [
-        (EPOCHS_END, ()),
+        pytest.param(EPOCHS_END, (), marks=pytest.mark.slow),
         pytest.param(2 * EPOCHS_END, ("data.num_workers=2",), marks=pytest.mark.slow),
         pytest.param(5, (), marks=pytest.mark.slow),
         (11, ("data.num_workers=2",)),  # in the second curriculum stage
-        (7, ("trainer.accumulate_grad_batches=2", *DROPPING)),
+        pytest.param(7, ("trainer.accumulate_grad_batches=2", *DROPPING), marks=pytest.mark.slow),
         pytest.param(EPOCHS_END, ("trainer.check_val_every_n_epoch=2",), marks=pytest.mark.slow),
         pytest.param(6, ("trainer.check_val_every_n_epoch=2",), marks=pytest.mark.slow),
         pytest.param(6, ("trainer.devices=2",), marks=pytest.mark.slow),
@@ -64,6 +64,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, u
     assert_same_end(run, uninterrupted(*TRAINING))
 
 
+@pytest.mark.slow
 def test_averages_are_not_left_behind(tmp_path):
     run = killed(5, *TRAINING, cwd=tmp_path)
     refused = train(f"resume={run}", "callbacks=default", "resume_override=true", cwd=tmp_path)
@@ -90,6 +91,7 @@ def test_another_configuration_is_refused_and_shown(tmp_path):
     assert not (run / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_what_is_typed_again_is_no_change(tmp_path, image_folder):
     """A root that was relative, and a budget that became epochs."""
     typed = (
@@ -109,6 +111,7 @@ def test_the_newest_run_is_not_looked_for_by_every_task_of_srun(tmp_path):
     assert "give resume=<run directory>" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_a_living_process_holds_is_not_taken(tmp_path):
     run = killed(5, *TRAINING, cwd=tmp_path)
     hold = "\n".join(

@@ -319,6 +319,7 @@ def test_an_honest_sweep_is_run_again_as_it_was(tmp_path, monkeypatch):
     assert executed == [[sys.executable, script, *typed, *resumed, *flags]]
 
 
+@pytest.mark.slow
 def test_a_job_that_was_killed_goes_on_from_its_checkpoint(tmp_path, uninterrupted):
     settings = (*TRAINING, "data.source.samples=1000", "callbacks.checkpoint.every_n_steps=5")
     process, sweep = start("-m", "seed=0", *settings, cwd=tmp_path)

@@ -64,6 +64,7 @@ def test_a_worker_that_is_gone_is_told_from_other_errors():
     assert _worker_error(RuntimeError("shapes differ")) is None
 
 
+@pytest.mark.slow
 def test_a_loader_worker_that_is_killed_is_named(tmp_path, uninterrupted):
     overrides = (*LONGER, "data.num_workers=2")
     process = started(REPOSITORY / "train.py", *overrides, cwd=tmp_path)
@@ -80,7 +81,8 @@ def test_a_loader_worker_that_is_killed_is_named(tmp_path, uninterrupted):
     assert_same_end(run, uninterrupted(*overrides))
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_killed_takes_the_others_with_it(tmp_path, rank):
     process = started(REPOSITORY / "train.py", *LONGER, "trainer.devices=2", cwd=tmp_path)
     wait_for_checkpoint(process, tmp_path)

@@ -84,7 +84,8 @@ def test_only_other_resolutions_are_refreshed_where_that_is_asked_for(uninterrup
     assert [bool(row["bn_refresh/macs"]) for row in validated] == [True, True, False, False]
 
 
-@pytest.mark.parametrize(("step", "devices"), [(8, 1), pytest.param(9, 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "devices"), [(8, 1), (9, 2)])
 def test_a_killed_and_resumed_run_with_statistics_ends_as_one_that_was_not(
     tmp_path, uninterrupted, step, devices
 ):

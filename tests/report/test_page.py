@@ -146,7 +146,7 @@ def test_mistakes_are_sorted_by_how_sure_they_are(tmp_path, composed):
 
 
 def test_without_the_data_the_page_says_so(tmp_path, composed):
-    gone = {"data__source": {"_target_": "crescendo.data.sources.folder", "root": str(tmp_path / "gone")}}
+    gone = {"data__source": {"_target_": "crescendo.data.folders.folder", "root": str(tmp_path / "gone")}}
     runs = [made_run(tmp_path / "a", composed, **gone)]
     gallery = make_gallery(compare(runs))
     assert len(gallery.mistakes["all runs"]) == 2

@@ -17,6 +17,7 @@ RESNET = ("model=resnet20", "model.width=8", "logger=csv")
 COMPOUND = ("scaling=compound", "scaling.phi=1")
 
 
+@pytest.mark.slow
 def test_a_scaled_run_is_built_again_by_evaluate_and_predict(tmp_path):
     result = train(*TINY, *RESNET, *COMPOUND, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
