@@ -150,6 +150,23 @@ def test_predict_needs_no_data_set(finished, tmp_path):
         assert 1 >= first >= second >= 0
 
 
+def test_predict_takes_directories_and_prints_rows(finished, image_folder, tmp_path):
+    result = crescendo(
+        *("predict", str(finished), str(image_folder), "photos/dark/0.jpg", "--top", "2", "--csv"),
+        cwd=image_folder.parent,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = list(csv.DictReader(result.stdout.splitlines()))
+    assert list(rows[0]) == ["file", "class_1", "probability_1", "class_2", "probability_2"]
+    files = [str(path) for path in sorted(image_folder.rglob("*.*"))]
+    assert [row["file"] for row in rows] == [*files, "photos/dark/0.jpg"]
+    assert {**rows[files.index(str(image_folder / "dark" / "0.jpg"))], "file": ""} == {**rows[-1], "file": ""}
+    (tmp_path / "none").mkdir()
+    refused = crescendo("predict", str(finished), "none", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "none has no image files (.bmp, " in " ".join(refused.stderr.split())
+
+
 def test_compare_shows_mean_and_spread_of_a_sweep(tmp_path):
     swept = train("-m", "seed=1,2", *TINY, "logger=csv", "debug=smoke", cwd=tmp_path)
     assert swept.returncode == 0, swept.stderr

@@ -6,7 +6,7 @@ import json
 import torch
 from commands import TINY
 
-TIMES = ("train/images_per_second", "train/seconds", "data/wait", "bn_refresh/seconds")
+from crescendo.tracking import MEASURED
 
 # Four epochs of four steps in two stages, with everything that a checkpoint has to carry.
 TRAINING = (
@@ -22,7 +22,7 @@ TRAINING = (
 def rows(run):
     with (run / "metrics.csv").open() as file:
         return [
-            {key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)
+            {key: value for key, value in row.items() if key not in MEASURED} for row in csv.DictReader(file)
         ]
 
 

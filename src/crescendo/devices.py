@@ -1,5 +1,7 @@
 """What data parallel training is set to, on one device or many."""
 
+import platform
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -8,6 +10,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from crescendo.errors import UserError
+
+CPU_FACTS = Path("/proc/cpuinfo")  # Linux alone has it
 
 
 def check_devices(trainer: DictConfig) -> None:
@@ -24,6 +28,21 @@ def check_devices(trainer: DictConfig) -> None:
             "trainer.sync_batchnorm=true: torch's SyncBatchNorm has no CPU path. Leave it out on CPUs; each "
             "process then has the statistics of its own share of the batch."
         )
+
+
+def describe_machine() -> dict[str, str | int | None]:
+    """What may change the last bits of a sum: the processor, its instructions, threads, the GPU."""
+    models = [line for line in _read(CPU_FACTS).splitlines() if line.startswith("model name")]
+    return {
+        "processor": models[0].partition(":")[2].strip() if models else platform.processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def trainer_settings(trainer: DictConfig) -> DictConfig:

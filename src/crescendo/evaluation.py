@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
+from lightning.fabric import Fabric
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -14,11 +15,10 @@ from crescendo.classifier import ImageClassifier
 from crescendo.composing import with_data
 from crescendo.config import validate
 from crescendo.data.images import GivenFiles
-from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
 from crescendo.experiment import build_classifier, build_curriculum, build_transform
 from crescendo.runs import best_checkpoint, read_config
-from crescendo.targets import check_arguments
+from crescendo.targets import check_arguments, users_mistakes
 
 
 def load_config(run: Path, *, trust: bool = False, data: Sequence[str] = ()) -> DictConfig:
@@ -72,17 +72,17 @@ class TrainedRun:
         """By label."""
         return list(self.config.data.class_names)
 
-    def batches(self, files: Sequence[Path], size: int | None = None) -> Iterator[Tensor]:
+    def batches(
+        self, files: Sequence[Path], size: int | None = None, num_workers: int = 0
+    ) -> Iterator[Tensor]:
         """Image files as the net sees them in evaluation, uint8 [n, C, R, R]; n is data.eval_batch_size.
 
         Raises:
             UserError: a file cannot be read as an image.
         """
-        data, transform = self.config.data, build_transform(self.config)
-        size = size or data.eval_batch_size
-        for part in (files[start : start + size] for start in range(0, len(files), size)):
-            images = GivenFiles(part, data.in_channels)
-            yield images.batch(Draws(np.arange(len(part)), None, self.resolution), transform)
+        data, images = self.config.data, GivenFiles(files, self.config.data.in_channels)
+        transform = build_transform(self.config)
+        return images.batches(transform, self.resolution, size or data.eval_batch_size, num_workers)
 
 
 def load_run(run: Path, *, trust: bool = False) -> TrainedRun:
@@ -99,21 +99,43 @@ def load_run(run: Path, *, trust: bool = False) -> TrainedRun:
     return TrainedRun(run, config, classifier, resolution)
 
 
-def predict_files(
-    run: Path, files: Sequence[Path], top: int, *, trust: bool = False
-) -> list[list[tuple[str, float]]]:
-    """The `top` most probable classes of each file with their probabilities, most probable first.
+class Answer(NamedTuple):
+    """A class by its name, and how probable the net finds it."""
 
-    The run's data set is not needed.
+    class_name: str
+    probability: float
+
+
+def predict_files(
+    run: Path,
+    files: Sequence[Path],
+    top: int,
+    accelerator: str = "cpu",
+    *,
+    num_workers: int | None = None,
+    trust: bool = False,
+) -> list[list[Answer]]:
+    """The `top` most probable classes of each file, most probable first. The run's data set is not needed.
+
+    Args:
+        num_workers: processes that load; as many as the run's evaluation by default.
+
+    Raises:
+        UserError: as load_run; a file cannot be read; there is no such accelerator.
     """
     trained = load_run(run, trust=trust)
     names = trained.class_names
+    if num_workers is None:
+        num_workers = trained.config.data.num_workers
+    with users_mistakes("--accelerator"):
+        device = Fabric(accelerator=accelerator, devices=1).device
+    classifier = trained.classifier.to(device)
     answers = []
-    for batch in trained.batches(files):
+    for batch in trained.batches(files, num_workers=num_workers):
         with torch.inference_mode():
-            best = trained.classifier(batch).softmax(1).topk(min(top, len(names)))
+            best = classifier(batch.to(device)).float().softmax(1).topk(min(top, len(names)))
         answers += [
-            [(names[label], value) for label, value in zip(labels, values, strict=True)]
+            [Answer(names[label], value) for label, value in zip(labels, values, strict=True)]
             for labels, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
     return answers

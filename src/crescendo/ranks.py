@@ -6,11 +6,18 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed
+from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import TCPStore
 
 from crescendo.runs import make_directory, new_directory
 
 WAIT = timedelta(minutes=5)  # for rank 0, which may still be importing
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the one that writes."""
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]  # a function that carries it
+    return rank == 0
 
 
 def shared_choice(choose: Callable[[], Path], *, rank_zero: bool) -> Path:

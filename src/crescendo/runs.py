@@ -59,6 +59,7 @@ SUMMARY = (
     "metrics",  # of the best checkpoint; accuracies in 0..1
     "git_revision",
     "packages",
+    "machine",  # what may change the last bits: processor, its instructions, threads, GPU
     "wandb_id",
     "not_applied",  # knobs that are on and that the net has no layer for
     "faulty_images",  # that could not be read, under data.on_error=skip

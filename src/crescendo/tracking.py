@@ -132,6 +132,10 @@ def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
             logger.finish(failed=failed)
 
 
+# Columns of metrics.csv that a clock has measured, and that are never the same twice.
+MEASURED = ("train/images_per_second", "train/seconds", "data/wait", "bn_refresh/seconds")
+
+
 class StepMetrics(L.Callback):
     """Logs the training every `every_n_steps` optimizer steps, and an epoch's line at its end.
 

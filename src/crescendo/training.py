@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich import get_console
 
@@ -25,13 +24,13 @@ from crescendo.compilation import CompileClock, compile_net
 from crescendo.config import validate
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.data import ImageData
-from crescendo.devices import check_devices, set_up_ddp, trainer_settings
+from crescendo.devices import check_devices, describe_machine, set_up_ddp, trainer_settings
 from crescendo.errors import Interrupted, UserError
 from crescendo.experiment import Experiment, around_validation, plain_values, prepare
 from crescendo.interruption import Interruption, Signals, signals_noted
 from crescendo.nonfinite import NonFiniteError, Windows
 from crescendo.planning import plan_training, refuse_lengths_beside_budget
-from crescendo.ranks import new_run_directory, shared_choice
+from crescendo.ranks import is_rank_zero, new_run_directory, shared_choice
 from crescendo.resume import find_run, requeued_run, resumed_config
 from crescendo.runs import (
     JOB_DIRECTORY_VARIABLE,
@@ -55,13 +54,16 @@ from crescendo.validation import StatisticsDrift
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig) -> dict[str, float]:
+def run(config: DictConfig, overrides: Sequence[str] | None = None) -> dict[str, float]:
     """Train, test and record one run; its metrics.
+
+    Args:
+        overrides: that led to the configuration; by default what Hydra says was typed.
 
     Raises:
         UserError: the configuration asks for what cannot be.
     """
-    overrides = _overrides()
+    overrides = _overrides() if overrides is None else list(overrides)
     validate(config)
     if config.data.get("root"):
         config.data.root = _absolute(config.data.root)
@@ -70,7 +72,7 @@ def run(config: DictConfig) -> dict[str, float]:
     config.resume = config.resume or requeued_run(config)
     if config.resume is not None:
         directory = _told_directory() or shared_choice(
-            lambda: find_run(config, rank_zero=_is_rank_zero()), rank_zero=_is_rank_zero()
+            lambda: find_run(config, rank_zero=is_rank_zero()), rank_zero=is_rank_zero()
         )
         config = resumed_config(config, overrides, directory)
         validate(config)
@@ -80,7 +82,7 @@ def run(config: DictConfig) -> dict[str, float]:
         refuse_lengths_beside_budget(config, overrides)
     show_messages()
     experiment, speeds, ranks = plan_training(config, overrides)
-    if _is_rank_zero():
+    if is_rank_zero():
         get_console().print(show_plan(experiment.plan, speeds, config.budget))
     if config.plan:
         if torch.distributed.is_initialized():
@@ -91,7 +93,7 @@ def run(config: DictConfig) -> dict[str, float]:
     with (
         signals_noted(config.stop_seconds) as signals,
         storage_errors(directory),  # of summary.json, too
-        recording(directory, config, overrides, rank_zero=_is_rank_zero()) as run,
+        recording(directory, config, overrides, rank_zero=is_rank_zero()) as run,
         storage_errors(directory),
     ):
         signals.watch(ranks)
@@ -157,6 +159,7 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
         "parameters": plan.parameters,
         "macs": plan.evaluation_macs,
         "not_applied": list(plan.not_applied),
+        "machine": describe_machine(),
     }
     for knob in plan.not_applied:
         log.warning("%s has no %s: not applied", plan.net, knob.replace("_", " "))
@@ -246,7 +249,7 @@ def _fit(
         classifier.skipped = windows.skipped
         run.summary["skipped_windows"] = len(windows.skipped)
         trainer = build_trainer(config, run, experiment, signals, clock, checkpoint)
-        if config.logger and _is_rank_zero():
+        if config.logger and is_rank_zero():
             if not loggers:  # last, so that nothing fails between its start and the training
                 logger = build(config.logger, "logger", run=run, config=plain_values(config))
                 loggers += [logger] if logger is not None else []
@@ -305,7 +308,7 @@ def _directory(config: DictConfig) -> Path:
     elif job:
         directory = Path(job)
     else:
-        parent, rank_zero = Path(config.runs_dir) / config.name, _is_rank_zero()
+        parent, rank_zero = Path(config.runs_dir) / config.name, is_rank_zero()
         directory = shared_choice(lambda: new_run_directory(parent, rank_zero=rank_zero), rank_zero=rank_zero)
     directory = directory.absolute()
     os.environ[RUN_DIRECTORY_VARIABLE] = str(directory)
@@ -315,17 +318,12 @@ def _directory(config: DictConfig) -> Path:
 def _told_directory() -> Path | None:
     """The directory that rank 0 told this rank."""
     told = os.environ.get(RUN_DIRECTORY_VARIABLE)
-    return Path(told) if told and not _is_rank_zero() else None
+    return Path(told) if told and not is_rank_zero() else None
 
 
 def _absolute(path: str) -> str:
     """So that the run can be used from any directory."""
     return str(Path(path).expanduser().absolute())
-
-
-def _is_rank_zero() -> bool:
-    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]  # a function that carries it
-    return rank == 0
 
 
 def _overrides() -> list[str]:

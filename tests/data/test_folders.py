@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from crescendo.data.folders import class_directories, folder
+from crescendo.data.images import GivenFiles
 from crescendo.data.sampler import Draws
 from crescendo.data.transforms import Transform
 from crescendo.errors import UserError
@@ -102,3 +104,22 @@ def test_macos_shadow_files_are_no_images(tmp_path):
         (tmp_path / name / "album.png").mkdir()
     sets = folder(str(tmp_path), test_fraction=0.25)
     assert {path.name for path in paths_of(sets.training, sets.test)} == {"0.png", "1.png", "2.png", "3.png"}
+
+
+def test_given_files_are_read_in_order_by_any_number_of_workers(image_folder):
+    paths = sorted(image_folder.rglob("*.jpg"))
+    (whole,) = GivenFiles(paths, 3).batches(Transform(3), 16, size=100)
+    assert whole.shape == (18, 3, 16, 16)
+    for num_workers in (0, 2):
+        parts = list(GivenFiles(paths, 3).batches(Transform(3), 16, 5, num_workers))
+        assert [len(part) for part in parts] == [5, 5, 5, 3]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_given_file_that_is_no_image_is_named(image_folder, num_workers):
+    broken = image_folder / "dark" / "broken.jpg"
+    broken.write_bytes(b"no image")
+    paths = [*sorted(image_folder.rglob("*.png")), broken]
+    with pytest.raises(UserError, match=r"broken\.jpg: it is not an image in a format that can be read"):
+        list(GivenFiles(paths, 3).batches(Transform(3), 16, 5, num_workers))

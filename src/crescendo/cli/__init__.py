@@ -17,7 +17,7 @@ app = typer.Typer(
 for verb in (
     *(nets.models, nets.profile, nets.scale, nets.preview),
     *(data.check, data.pack),
-    *(evaluating.evaluate, runs.predict, trained.explain, comparing.compare, trained.export),
+    *(evaluating.evaluate, runs.predict, runs.reproduce, trained.explain, comparing.compare, trained.export),
 ):
     app.command()(verb)
 app.add_typer(sweeps.app, name="sweep")

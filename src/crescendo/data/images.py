@@ -1,19 +1,21 @@
 """Labelled images, in memory or in files, that hand out batches of draws; and how they are split."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from crescendo.data.decoding import Box, ImageError, Pixels, Size, read_content, read_header, read_region
 from crescendo.data.listing import FileIndex
+from crescendo.data.loading import as_it_is
 from crescendo.data.sampler import Draws
 from crescendo.data.transforms import Transform
 from crescendo.errors import UserError
@@ -125,16 +127,45 @@ class GivenFiles:
             read_content(self.paths[index]), box, size, self.in_channels, self.size(index), fast=fast
         )
 
-    def batch(self, draws: Draws, transform: Transform) -> Tensor:
-        """uint8 [n, C, R, R].
+    def batches(
+        self, transform: Transform, resolution: int, size: int, num_workers: int = 0
+    ) -> Iterator[Tensor]:
+        """All of them as evaluation sees them, in order, uint8 [n, C, R, R] with n = `size` or fewer.
+
+        Args:
+            num_workers: processes that load, where there is more than one batch.
 
         Raises:
             UserError: a file cannot be read; names it and the reason.
         """
+        everything = np.arange(len(self.paths))
+        draws = [
+            Draws(everything[start : start + size], None, resolution)
+            for start in range(0, len(everything), size)
+        ]
+        loader = DataLoader(
+            _Reader(self, transform),
+            batch_sampler=draws,  # type: ignore[arg-type]  # draws are lists of samples to our datasets alone
+            collate_fn=as_it_is,
+            num_workers=num_workers if len(draws) > 1 else 0,
+        )
+        for read in loader:
+            if isinstance(read, UserError):
+                raise read
+            yield read
+
+
+class _Reader(Dataset[Any]):
+    """Reads draws of files; a file that cannot be read is handed over as the mistake that it is."""
+
+    def __init__(self, files: GivenFiles, transform: Transform) -> None:
+        self.files, self.transform = files, transform
+
+    def __getitems__(self, draws: Draws) -> Tensor | UserError:
         try:
-            return transform.read(self, draws)
+            return self.transform.read(self.files, draws)
         except ImageError as error:
-            raise UserError(f"{self.paths[error.index]}: {error}.") from error
+            return UserError(f"{self.files.paths[error.index]}: {error}.")
 
 
 @dataclass(frozen=True)

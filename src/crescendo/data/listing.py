@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rich.progress import track
 
 from crescendo.data.decoding import EXTENSIONS, ImageError, read_header
-from crescendo.errors import no_directory
+from crescendo.errors import UserError, no_directory
 
 FEW = 2000  # files that are not worth starting processes for
 CHUNK = 500  # files that a process is given at once
@@ -144,6 +144,18 @@ def index_files(root: Path, known: FileIndex | None = None, *, progress: bool = 
         times,
         faults,
     )
+
+
+def find_images(root: Path) -> list[Path]:
+    """The image files of a directory and all below it, in order.
+
+    Raises:
+        UserError: there are none.
+    """
+    directories, files = _list_files(root)
+    if not files:
+        raise UserError(f"{root} has no image files ({', '.join(sorted(EXTENSIONS))}).")
+    return [root / directories[place][0] / name for place, name, *_ in files]
 
 
 def _list_files(root: Path) -> tuple[list[tuple[str, int]], list[tuple[int, str, int, int]]]:

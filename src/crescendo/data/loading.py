@@ -41,7 +41,7 @@ class Loader(DataLoader[Any]):
         super().__init__(
             dataset,
             batch_sampler=draws,  # type: ignore[arg-type]  # draws are lists of samples to our datasets alone
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=num_workers,
             worker_init_fn=leave_signals_to_the_run,
             persistent_workers=num_workers > 0 and not once,
@@ -97,6 +97,6 @@ def _handed_over(batch: Any, copied: torch.cuda.Event, device: torch.device) -> 
     return batch
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
     """The dataset makes whole batches: there is nothing to collate."""
     return batch
