@@ -28,7 +28,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
-from crescendo.data import Augmentation, Transform, decoding
+from crescendo.data import Augmentation, Transform, jpeg
 from crescendo.data.folders import folder
 from crescendo.data.images import Images
 from crescendo.data.packing import build_pack, plan_pack
@@ -111,7 +111,7 @@ def variants(root: Path, pack: Path, randaugment: float) -> dict[str, Load]:
 
     def ours(images: Images, simplejpeg: bool) -> Load:
         def load(indices: Sequence[int], resolution: int) -> torch.Tensor:
-            decoding.HAS_SIMPLEJPEG = simplejpeg
+            jpeg.HAS_SIMPLEJPEG = simplejpeg
             return images.batch(Draws(np.array(indices), next(epochs), resolution, randaugment), transform)
 
         return load

@@ -1,12 +1,15 @@
 """`crescendo check`: what it finds in a directory and in a pack."""
 
+import io
 import json
+import os
 
 import pytest
 from commands import crescendo
 from PIL import Image
+from rich.console import Console
 
-from crescendo.data.checking import check_directory, check_pack
+from crescendo.data.checking import check_directory, check_pack, show_findings
 from crescendo.data.packing import build_pack, plan_pack
 
 
@@ -97,3 +100,15 @@ def test_from_the_command_line(root, tmp_path):
     result = crescendo("check", "fotos", cwd=tmp_path)
     assert result.returncode == 2
     assert "fotos is not a directory. Did you mean photos?" in result.stderr
+
+
+def test_names_are_shown_as_they_are(root):
+    """Neither as markup nor as bytes that a terminal refuses."""
+    for name in ("photo [old].jpg", "x[bold].jpg", os.fsdecode(b"\xff.jpg")):
+        (root / "train" / "cat" / name).write_bytes(b"no image")
+    console = Console(file=io.StringIO(), width=120)
+    console.print(show_findings(check_directory(root, workers=1)))
+    told = console.file.getvalue()
+    assert told.encode()
+    for name in ("photo [old].jpg", "x[bold].jpg", "\\xff.jpg"):
+        assert f"train/cat/{name}: it is not an image" in told

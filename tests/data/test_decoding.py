@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crescendo.data import decoding
+from crescendo.data import boxes, jpeg
 from crescendo.data.decoding import ImageError, read_header, read_image, read_region
 
 ORANGE = (250, 120, 40)
@@ -19,7 +19,7 @@ LUMA = 150  # (299 * 250 + 587 * 120 + 114 * 40) / 1000 is 149.75
 def decoder(request, monkeypatch):
     if request.param == "simplejpeg":
         pytest.importorskip("simplejpeg")
-    monkeypatch.setattr(decoding, "HAS_SIMPLEJPEG", request.param == "simplejpeg")
+    monkeypatch.setattr(jpeg, "HAS_SIMPLEJPEG", request.param == "simplejpeg")
 
 
 decoders = pytest.mark.parametrize("decoder", ["pillow", "simplejpeg"], indirect=True)
@@ -230,7 +230,7 @@ def test_a_scaled_jpeg_shows_the_same_box(decoder, reduction, in_channels):
     content = encoded(photograph(323, 237), "jpg", quality=95, subsampling=0)
     box = (37, 21, 203, 187)
     size = (203 // reduction, 187 // reduction)
-    assert decoding._reduction(box, size) == reduction
+    assert boxes.reduction_for(box, size) == reduction
     region = read_region(content, box, size, in_channels, (323, 237))
     assert difference(region, by_hand(content, box, size, in_channels)) < 0.6
     half_a_pixel = reduction // 2  # of the scaled image
@@ -245,7 +245,7 @@ def test_a_scaled_jpeg_shows_the_same_box(decoder, reduction, in_channels):
     ("size", "reduction"), [((203, 187), 1), ((102, 93), 1), ((101, 93), 2), ((50, 47), 2)]
 )
 def test_no_scale_has_fewer_pixels_than_are_asked_for(size, reduction):
-    assert decoding._reduction((5, 7, 203, 187), size) == reduction
+    assert boxes.reduction_for((5, 7, 203, 187), size) == reduction
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -271,7 +271,7 @@ def test_an_array_is_resized_as_pillow_does(size, in_channels):
     )
     cut = pixels[5:, 11:]  # not contiguous, as boxes are
     expected = np.asarray(Image.fromarray(cut).resize(size, Image.Resampling.BILINEAR)).astype(int)
-    resized = decoding._resize(cut, size)
+    resized = jpeg.resize(cut, size)
     assert resized.shape == expected.shape
     assert np.abs(resized - expected).max() <= 1
 
@@ -285,20 +285,65 @@ def test_fast_decoding_is_close_and_never_taken_unasked():
     noise = np.mean((exact - fast) ** 2)
     assert 10 * np.log10(255**2 / max(noise, 1e-9)) > 40
     whole = np.asarray(simplejpeg.decode_jpeg(content))[21:208, 37:240]
-    assert np.array_equal(exact, decoding._resize(whole, size))
+    assert np.array_equal(exact, jpeg.resize(whole, size))
 
 
-@pytest.mark.parametrize("with_xmp", [False, True])
-def test_only_metadata_leaves_a_jpeg_to_pillow(monkeypatch, with_xmp):
-    """What a header of Pillow's costs is saved where nothing can turn the image."""
-    pytest.importorskip("simplejpeg")
-    opened = []
-    monkeypatch.setattr(Image, "open", lambda *given, real=Image.open: opened.append(1) or real(*given))
-    turned = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
-    content = encoded(photograph(), "jpg", quality=90, **({"xmp": turned} if with_xmp else {}))
-    whole = (240, 320) if with_xmp else (320, 240)
-    read_region(content, (0, 0, 100, 100), (50, 50), 3, whole)
-    assert bool(opened) == with_xmp
+def turned(orientation, size=(240, 240), **options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(photograph(*size), "jpg", exif=exif, quality=95, subsampling=0, **options)
+
+
+def looks_as_pillow_shows_it(content, box=(20, 40, 100, 120), in_channels=3):
+    whole = read_header(content)[:2]
+    region = read_region(content, box, (25, 40), in_channels, whole)
+    return difference(region, by_hand(content, box, (25, 40), in_channels)) < 0.6
+
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize(
+    "content",
+    [
+        turned(3),  # a square tells nothing by its size
+        turned(2, progressive=True),
+        turned(3).replace(b"\xff\xe1", b"\xff\xff\xff\xe1", 1),  # any number of fill bytes may be there
+        encoded(photograph(240, 240), "jpg", xmp=XMP, quality=95, subsampling=0),
+        encoded(photograph(240, 240), "jpg", quality=95, progressive=True),
+        encoded(photograph(240, 240).convert("L"), "jpg", quality=95),
+        encoded(photograph(240, 240).convert("L"), "jpg", quality=95, progressive=True),
+        encoded(photograph(240, 240), "mpo", save_all=True, append_images=[photograph()], quality=95),
+    ],
+    ids=["square", "progressive", "filled", "xmp", "coarse", "grey", "grey_progressive", "mpo"],
+)
+@decoders
+def test_every_kind_of_jpeg_looks_as_pillow_shows_it(decoder, content, in_channels):
+    assert looks_as_pillow_shows_it(content, in_channels=in_channels)
+
+
+@decoders
+def test_a_jpeg_that_is_cut_anywhere_is_damaged(decoder):
+    content = turned(1, (64, 48))
+    for end in range(len(content) - 2):
+        with pytest.raises(ImageError):
+            read_region(content[:end], (0, 0, 48, 48), (16, 16), 3, (64, 48))
+
+
+@decoders
+def test_what_pillow_reads_with_a_complaint_of_libjpeg_is_read(decoder):
+    """Bytes that belong to nothing, before a segment."""
+    content = encoded(photograph(240, 240), "jpg", quality=95, subsampling=0)
+    place = content.index(b"\xff\xdb")
+    assert looks_as_pillow_shows_it(content[:place] + b"abc" + content[place:])
+
+
+def test_a_grey_map_of_16_bits_is_scaled(tmp_path):
+    path = tmp_path / "deep.pgm"
+    ramp = np.linspace(0, 65535, 16).astype(">u2")
+    path.write_bytes(b"P5 4 4 65535\n" + ramp.tobytes())
+    assert pixels(path, 1).ravel() == pytest.approx(np.linspace(0, 255, 16), abs=1)
 
 
 def test_a_file_that_changed_its_size_is_told(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import struct
 import zlib
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from crescendo.curriculum.schedule import Curriculum, Ramp
 from crescendo.data import Augmentation, ImageData, Transform
+from crescendo.data.faults import Fault, Faults
 from crescendo.data.folders import folder
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
@@ -231,3 +233,13 @@ def test_from_the_command_line(root, tmp_path):
     matrix = rows_of(run / "confusion_matrix.csv")
     assert sum(int(cell) for row in matrix for cell in list(row.values())[1:]) == 7
     assert json.loads((run / "summary.json").read_text())["faulty_images"] == 2
+
+
+def test_a_name_of_any_bytes_is_listed_once(tmp_path):
+    faults = Faults("skip", 5)
+    faults.keep_in(tmp_path / "faulty_images.csv")
+    name = os.fsdecode(b"a/\xff.jpg")
+    for _ in range(2):
+        faults.meet([Fault(name, 3, "it is empty", None)])
+    assert len(faults) == 1
+    assert (tmp_path / "faulty_images.csv").read_bytes().splitlines()[1:] == [b"a/\xff.jpg,3,it is empty,"]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from crescendo.data.imagenet import imagenet
+from crescendo.data.imagenet import imagenet, is_imagenet
 from crescendo.errors import UserError
 
 # number in the devkit, synset, words; the last is no class but a group of classes
@@ -94,3 +94,12 @@ def test_what_is_missing_is_said(root):
     (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nanother,n01440764 1 2 3 4\n")
     with pytest.raises(UserError, match="holds no image of the 3 classes"):
         imagenet(str(root))
+
+
+def test_synsets_below_train_and_val_are_imagenets(tmp_path):
+    for part in ("train", "val"):
+        for synset in ("n01440764", "n01443537"):
+            (tmp_path / part / synset).mkdir(parents=True)
+    assert is_imagenet(tmp_path)
+    (tmp_path / "val" / "cat").mkdir()
+    assert not is_imagenet(tmp_path)

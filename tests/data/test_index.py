@@ -164,7 +164,7 @@ def test_names_survive_any_bytes():
 def test_an_index_of_1_300_000_images_loads_in_less_than_3_seconds(tmp_path):
     count, classes = 1_300_000, 1000
     root = tmp_path / "photos"
-    root.mkdir()
+    (root / ".crescendo").mkdir(parents=True)
     for label in range(classes):
         (root / f"n{label:08}").mkdir()
     names = [f"n{place:08}_{place}.JPEG" for place in range(count)]
@@ -193,3 +193,29 @@ def test_an_index_of_1_300_000_images_loads_in_less_than_3_seconds(tmp_path):
     seconds, images, first = json.loads(process.stdout)
     assert (images, first) == (1_105_000, str(root / "n00000000" / names[0]))
     assert seconds < 3
+
+
+def test_a_directory_that_is_made_while_headers_are_read_is_noticed(image_folder, monkeypatch):
+    def late(paths, progress):
+        (image_folder / "late").mkdir(exist_ok=True)
+        return headers(paths, progress)
+
+    headers = listing._headers
+    monkeypatch.setattr(listing, "_headers", late)
+    load_index(image_folder)
+    saved = read_index(image_folder)
+    assert saved is not None
+    assert not saved.is_current()
+    assert load_index(image_folder).is_current()
+
+
+def test_a_directory_that_cannot_be_listed_is_named(image_folder, monkeypatch):
+    def refused(place):
+        if os.fspath(place).endswith("grey"):
+            raise PermissionError(13, "Permission denied", place)
+        return scan(place)
+
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=r"grey cannot be listed: Permission denied"):
+        load_index(image_folder)

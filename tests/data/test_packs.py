@@ -11,7 +11,7 @@ import torch
 from commands import crescendo, only_run, train
 from PIL import Image
 
-from crescendo.data import Augmentation, Transform, decoding
+from crescendo.data import Augmentation, Transform, jpeg
 from crescendo.data.decoding import ImageError, read_region
 from crescendo.data.folders import folder
 from crescendo.data.packing import build_pack, estimate, make_copies, plan_pack, write_shard
@@ -103,7 +103,7 @@ def test_an_original_is_the_file_itself(source, tmp_path):
 
 
 def test_a_pack_has_the_splits_labels_and_boxes_of_its_source(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(decoding, "HAS_SIMPLEJPEG", False)  # whose noise in training is beside the point
+    monkeypatch.setattr(jpeg, "HAS_SIMPLEJPEG", False)  # whose noise in training is beside the point
     make(source, tmp_path / "pack")
     files, copies = folder(str(source)), packed(str(tmp_path / "pack"))
     transform = Transform(3, augmentation=Augmentation(flip=True, crop_area=(0.3, 1.0)), seed=3)
@@ -238,6 +238,44 @@ def test_a_pack_says_when_it_is_stale(source, tmp_path, caplog):
     assert not caplog.records
 
 
+def test_a_file_that_was_written_over_is_packed_as_it_is_now(source, tmp_path):
+    folder(str(source))  # an index is there
+    photograph(2, 240, 100).save(source / "a" / "0.jpg", quality=95)
+    pack = make(source, tmp_path / "pack")
+    place = place_of(pack, "a/0.jpg")
+    assert (pack.index.widths[place], pack.index.heights[place]) == (240, 100)
+    box, size = (30, 10, 90, 90), (32, 32)
+    assert pack.level_for(place, box, size, 1.0) == 64
+    expected = read_region((source / "a" / "0.jpg").read_bytes(), box, size, 3, (240, 100)).astype(float)
+    assert np.abs(pack.region(place, box, size, 3) - expected).mean() < 2
+
+
+def test_a_file_that_changes_while_it_is_packed_is_left_out(source, tmp_path):
+    plan = plan_pack(source, (64, 96), 95, True)
+    photograph(2, 240, 100).save(source / "a" / "0.jpg", quality=95)
+    assert build_pack(plan, tmp_path / "pack", workers=1) == ["a/0.jpg: it has 240x100 px, and had 240x180"]
+
+
+@pytest.mark.parametrize("originals", [True, False])
+def test_what_is_too_wide_for_a_jpeg_stops_no_pack(source, tmp_path, originals):
+    Image.new("RGB", (70_000, 90), "orange").save(source / "a" / "wide.png")
+    plan = plan_pack(source, (64, 88), 95, originals)
+    faults = build_pack(plan, tmp_path / "pack", workers=1)
+    if originals:
+        assert faults == []
+        pack = Pack.open(tmp_path / "pack")
+        assert pack.level_for(place_of(pack, "a/wide.png"), (0, 0, 90, 90), (88, 88), 1.0) == ORIGINAL
+    else:
+        assert "a/wide.png" not in "".join(faults)  # 49,778 px at 64 px
+
+
+def test_what_is_too_wide_at_every_level_is_told(source, tmp_path):
+    Image.new("RGB", (70_000, 60), "orange").save(source / "a" / "wide.png")
+    plan = plan_pack(source, (64, 80), 95, False)
+    faults = build_pack(plan, tmp_path / "pack", workers=1)
+    assert faults == ["a/wide.png: a side of 70,000 px is more than the 65,500 of a JPEG"]
+
+
 def test_the_estimate_is_near(source, tmp_path):
     plan = plan_pack(source, (64, 96), 95, True)
     estimated = estimate(plan)
@@ -281,10 +319,11 @@ def test_levels_that_make_no_sense_are_refused(source, tmp_path):
 
 
 def test_copies_of_an_image_by_level(source):
-    facts = plan_pack(source, (64, 96), 95, True).facts
-    assert list(make_copies(source / "a" / "0.jpg", facts)) == [64, 96, ORIGINAL]
-    assert list(make_copies(source / "a" / "1.jpg", facts)) == [64, ORIGINAL]
-    assert list(make_copies(source / "a" / "2.jpg", facts)) == [ORIGINAL]
+    plan = plan_pack(source, (64, 96), 95, True)
+    names = [plan.files.name(place) for place in range(len(plan.files))]
+    assert list(make_copies(plan, names.index("a/0.jpg"))) == [64, 96, ORIGINAL]
+    assert list(make_copies(plan, names.index("a/1.jpg"))) == [64, ORIGINAL]
+    assert list(make_copies(plan, names.index("a/2.jpg"))) == [ORIGINAL]
 
 
 def test_from_the_command_line(source, tmp_path):

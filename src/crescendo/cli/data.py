@@ -22,6 +22,7 @@ def pack(
     """Make smaller copies of images, so that a low resolution is cheap to load: data=packed."""
     from rich import get_console
 
+    from crescendo.data.listing import printable
     from crescendo.data.packing import build_pack, check_space, estimate, plan_pack, show_estimate
     from crescendo.errors import UserError
 
@@ -37,7 +38,7 @@ def pack(
     check_space(estimated, target)
     faults = build_pack(plan, target, workers, progress=True)
     for fault in faults[:10]:
-        print(f"left out: {fault}")
+        print(f"left out: {printable(fault)}")
     if faults:
         print(
             f"{len(faults)} of {len(plan.files)} images cannot be read. crescendo check {source} shows all."

@@ -10,12 +10,13 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.progress import track
 from rich.table import Column, Table
+from rich.text import Text
 
 from crescendo.data.decoding import ImageError, read_content, read_header, read_image
 from crescendo.data.folders import PARTS, Labelled, label_by_directory
 from crescendo.data.imagenet import is_imagenet, label_imagenet
 from crescendo.data.index import load_index, read_index, refresh
-from crescendo.data.listing import CHUNK, FileIndex
+from crescendo.data.listing import CHUNK, FileIndex, printable
 from crescendo.data.packs import Pack
 from crescendo.errors import UserError
 
@@ -197,7 +198,9 @@ def show_findings(findings: Findings) -> RenderableType:
         names = list(next(iter(findings.classes.values())))
         table = Table("class", *(Column(part, justify="right") for part in findings.classes))
         for name in names:
-            table.add_row(name, *(f"{counts[name]:,}" for counts in findings.classes.values()))
+            table.add_row(
+                Text(printable(name)), *(f"{counts[name]:,}" for counts in findings.classes.values())
+            )
         parts.append(table)
     if findings.sides:
         table = Table("side, px", *(Column(name, justify="right") for name in QUANTILE_NAMES))
@@ -212,14 +215,15 @@ def show_findings(findings: Findings) -> RenderableType:
     )
     parts += _listed("groups lie in several parts", list(map(" = ".join, findings.across)))
     if findings.problem:
-        parts.append(f"data=folder cannot take it: {findings.problem}")
+        parts.append(Text(f"it cannot be trained on: {findings.problem}"))
     if findings.stale:
         parts.append("stale: the source has changed since it was packed")
     return Group(*parts)
 
 
-def _listed(title: str, lines: list[str]) -> list[str]:
+def _listed(title: str, lines: list[str]) -> list[Text]:
     if not lines:
         return []
     more = [f"  and {len(lines) - EXAMPLES:,} more: --json shows all"] if len(lines) > EXAMPLES else []
-    return [f"{len(lines):,} {title}:", *(f"  {line}" for line in lines[:EXAMPLES]), *more]
+    shown = [f"{len(lines):,} {title}:", *(f"  {printable(line)}" for line in lines[:EXAMPLES]), *more]
+    return [Text(line) for line in shown]

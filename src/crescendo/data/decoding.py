@@ -6,28 +6,22 @@ Scaled decoding maps each block of s x s pixels to one, so that a box divided by
 """
 
 import io
-import math
 import struct
 import warnings
 import zlib
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from torch.nn import functional as F
+
+from crescendo.data import jpeg
+from crescendo.data.boxes import Box, Pixels, Size, cut, divided, reduction_for
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
-JPEG = b"\xff\xd8"  # what its bytes begin with
-APPLICATION, START_OF_SCAN = 0xE1, 0xDA  # what its segments are
-REDUCTIONS = (8, 4, 2)  # what every libjpeg decodes at
 ORIENTATION = 0x0112  # the EXIF tag
-HAS_SIMPLEJPEG = find_spec("simplejpeg") is not None
 
 # What brings an image that was stored with an EXIF orientation upright.
 UPRIGHT = {
@@ -53,10 +47,6 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
-
-Box = tuple[float, float, float, float]  # left, top, width, height in pixels of the upright image
-Size = tuple[int, int]  # width, height
-Pixels = npt.NDArray[np.uint8]  # [height, width] or [height, width, 3]
 
 
 class ImageError(ValueError):
@@ -132,13 +122,15 @@ def read_region(
     Args:
         content: an image file's bytes.
         whole: the size that `box` was chosen for.
-        fast: let simplejpeg save a sixth of the decoding, for about 45 dB of noise; Pillow does not.
+        fast: see crescendo.data.jpeg; Pillow has no such thing.
 
     Raises:
         ImageError: it cannot be read, or has another size than `whole`.
     """
-    if _plain_jpeg_size(content) == whole:
-        return read_copy(content, box, size, in_channels, whole, fast=fast)
+    if jpeg.is_plain(content, whole):
+        plain = jpeg.read_part(content, box, size, in_channels, whole, fast=fast)
+        if plain is not None:
+            return plain  # else Pillow says whether it can be read all the same
     with _open(content) as image:
         orientation = _orientation(image)
         upright = _upright_size(image.size, orientation)
@@ -147,60 +139,21 @@ def read_region(
         box = _as_stored(box, upright, orientation)
         wanted = size[::-1] if orientation >= 5 else size
         try:
-            if HAS_SIMPLEJPEG and isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
-                part = Image.fromarray(_jpeg_part(content, box, wanted, in_channels, image.size, fast))
-            else:
-                part = _image_part(image, box, wanted, in_channels)
-            return np.asarray(_upright(part, orientation))
+            part = None
+            if jpeg.HAS_SIMPLEJPEG and isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
+                part = jpeg.read_part(content, box, wanted, in_channels, image.size, fast=fast)
+            if part is None:
+                return np.asarray(_upright(_part(image, box, wanted, in_channels), orientation))
+            return np.asarray(_upright(Image.fromarray(part), orientation))
         except DAMAGE as error:
             raise ImageError(_reason(error)) from error
-
-
-def read_copy(
-    content: bytes, box: Box, size: Size, in_channels: int, whole: Size, *, fast: bool = False
-) -> Pixels:
-    """As read_region, of a JPEG that is known to be upright, in grey or RGB, and of the size `whole`.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    try:
-        if HAS_SIMPLEJPEG:
-            return _jpeg_part(content, box, size, in_channels, whole, fast)
-        with _open(content) as image:
-            return np.asarray(_image_part(image, box, size, in_channels))
-    except DAMAGE as error:
-        raise ImageError(_reason(error)) from error
-
-
-def _plain_jpeg_size(content: bytes) -> Size | None:
-    """Of a JPEG that needs nothing of Pillow: no EXIF or XMP may turn it, and it is in grey or RGB."""
-    if not HAS_SIMPLEJPEG or not content.startswith(JPEG) or _has_metadata(content):
-        return None
-    import simplejpeg
-
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-    except ValueError:
-        return None  # Pillow tells what is wrong with it
-    return (width, height) if colours in ("Gray", "RGB", "YCbCr") else None
-
-
-def _has_metadata(content: bytes) -> bool:
-    """Whether one of a JPEG's segments before its pixels is for applications, as EXIF and XMP are."""
-    place = len(JPEG)
-    while content[place : place + 1] == b"\xff" and content[place + 1] != START_OF_SCAN:
-        if content[place + 1] == APPLICATION:
-            return True
-        place += 2 + int.from_bytes(content[place + 2 : place + 4])
-    return False
 
 
 def _open(source: Path | bytes) -> ImageFile.ImageFile:
     """The header alone is read, whatever the name ends in."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # half the limit of the error
+            warnings.simplefilter("ignore")  # of half a bomb, and of tags that do not matter
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except FileNotFoundError:
         raise ImageError("it is not there") from None
@@ -214,7 +167,7 @@ def _open(source: Path | bytes) -> ImageFile.ImageFile:
         raise ImageError(f"it is too large to be decoded safely: more than {limit:,} pixels") from None
     except DAMAGE as error:
         raise ImageError(_reason(error)) from error
-    if image.mode in ("I", "F"):
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # whose I has 16 bits
         image.close()
         raise ImageError(f"it has pixels of 32 bits (mode {image.mode}); save it with 8 or 16")
     return image
@@ -231,7 +184,9 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     if isinstance(image, TiffImageFile) or (image.format == "PNG" and "exif" not in image.info):
         return 1
     try:
-        orientation = image.getexif().get(ORIENTATION, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            orientation = image.getexif().get(ORIENTATION, 1)
     except DAMAGE:
         return 1  # the picture is not at fault
     return orientation if orientation in UPRIGHT else 1
@@ -262,77 +217,18 @@ def _as_stored(box: Box, upright: Size, orientation: int) -> Box:
     return (left, top, height, width) if orientation >= 5 else (left, top, width, height)
 
 
-def _reduction(box: Box, size: Size) -> int:
-    """The largest that leaves a pixel in `box` for each of `size`."""
-    enough = min(box[2] / size[0], box[3] / size[1])
-    return next((factor for factor in REDUCTIONS if factor <= enough), 1)
-
-
-def _jpeg_part(content: bytes, box: Box, size: Size, in_channels: int, whole: Size, fast: bool) -> Pixels:
-    """What is in `box` of a JPEG of the size `whole`, decoded by simplejpeg."""
-    reduction = _reduction(box, size)
-    box = _divided(box, reduction)
-    if all(value.is_integer() for value in box):
-        left, top, width, height = (int(value) for value in box)
-        pixels = _decode(content, "GRAY" if in_channels == 1 else "RGB", whole, reduction, fast)
-        return _resize(pixels[top : top + height, left : left + width], size)
-    # Pillow alone resizes parts of pixels. The fourth byte lets it take the array without a copy.
-    mode, colours = ("L", "GRAY") if in_channels == 1 else ("RGBX", "RGBX")
-    pixels = _decode(content, colours, whole, reduction, fast)
-    part, inner = _cut(Image.frombuffer(mode, pixels.shape[1::-1], pixels, "raw", mode, 0, 1), box)
-    packed = part.resize(size, Image.Resampling.BILINEAR, inner).tobytes("raw", "L" if mode == "L" else "RGB")
-    return np.frombuffer(packed, np.uint8).reshape(*size[::-1], *([] if mode == "L" else [3]))
-
-
-def _image_part(image: ImageFile.ImageFile, box: Box, size: Size, in_channels: int) -> Image.Image:
+def _part(image: ImageFile.ImageFile, box: Box, size: Size, in_channels: int) -> Image.Image:
     """What is in `box` of an image, decoded by Pillow."""
-    reduction = _reduction(box, size) if isinstance(image, JpegImageFile) else 1
+    reduction = reduction_for(box, size) if isinstance(image, JpegImageFile) else 1
     if reduction > 1:
         image.draft("L" if in_channels == 1 else None, (image.width // reduction, image.height // reduction))
-    part, inner = _cut(image, _divided(box, reduction))
+    part, inner = cut(image, divided(box, reduction))
     return _colours(part, in_channels).resize(size, Image.Resampling.BILINEAR, inner)
-
-
-def _divided(box: Box, reduction: int) -> Box:
-    left, top, width, height = box
-    return left / reduction, top / reduction, width / reduction, height / reduction
-
-
-def _cut(image: Image.Image, box: Box) -> tuple[Image.Image, Box]:
-    """The pixels that a box touches, and its left, top, right and bottom in them."""
-    left, top, width, height = box
-    x, y = math.floor(left), math.floor(top)
-    right, bottom = min(math.ceil(left + width), image.width), min(math.ceil(top + height), image.height)
-    ends = min(left - x + width, right - x), min(top - y + height, bottom - y)
-    return image.crop((x, y, right, bottom)), (left - x, top - y, *ends)
-
-
-def _resize(pixels: Pixels, size: Size) -> Pixels:
-    """Antialiased bilinear, as Pillow's to the last bit but one, in a third of its time."""
-    images = torch.from_numpy(np.atleast_3d(pixels))[None].permute(0, 3, 1, 2)  # seen to be channels_last
-    resized = F.interpolate(images, size[::-1], mode="bilinear", antialias=True)
-    array: Pixels = resized[0].permute(1, 2, 0).numpy()
-    return array if pixels.ndim == 3 else array[:, :, 0]
-
-
-def _decode(content: bytes, colours: str, whole: Size, reduction: int, fast: bool) -> Pixels:
-    """A JPEG of the size `whole` at 1 / `reduction` of it."""
-    import simplejpeg
-
-    pixels: Pixels = simplejpeg.decode_jpeg(
-        content,
-        colorspace=colours,
-        min_width=-(-whole[0] // reduction),
-        min_height=-(-whole[1] // reduction),
-        fastdct=fast,
-        fastupsample=fast,
-    )
-    return pixels[:, :, 0] if colours == "GRAY" else pixels
 
 
 def _colours(image: Image.Image, in_channels: int | None) -> Image.Image:
     """Grey or RGB of 8 bits; transparent parts lie on white, as a viewer shows them."""
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         drawing = image.convert("RGBA")

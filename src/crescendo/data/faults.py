@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from crescendo.data.listing import printable
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
 from crescendo.randomness import seed_of
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 MOST_REPLACEMENTS = 10  # of a draw; if none can be read, the batch goes without
 LEFT_OUT = -1  # in place of an index
+NAMES = "surrogateescape"  # of files: any bytes
 
 
 class Fault(NamedTuple):
@@ -62,11 +64,13 @@ class Faults:
         """
         for fault in faults:
             if self.on_error == "raise":
-                raise UserError(f"{fault.name}: {fault.reason}. It is image {fault.place}. {_WHAT_TO_DO}")
+                raise UserError(
+                    f"{printable(fault.name)}: {fault.reason}. It is image {fault.place}. {_WHAT_TO_DO}"
+                )
             if fault.name in self._names:
                 continue
             self._names.add(fault.name)
-            log.warning("left out: %s: %s", fault.name, fault.reason)
+            log.warning("left out: %s: %s", printable(fault.name), fault.reason)
             if self.path is not None:
                 _append(self.path, fault)
                 self._names |= _listed(self.path)  # other devices append to it as well
@@ -84,7 +88,9 @@ class Faults:
         """
         if faults and self.on_error == "raise":
             more = f", nor can {len(faults) - 1} more" if len(faults) > 1 else ""
-            raise UserError(f"{faults[0].name} cannot be used{more}: {faults[0].reason}. {_WHAT_TO_DO}")
+            raise UserError(
+                f"{printable(faults[0].name)} cannot be used{more}: {faults[0].reason}. {_WHAT_TO_DO}"
+            )
 
 
 _WHAT_TO_DO = (
@@ -132,14 +138,14 @@ class Replacements:
 
 def _append(path: Path, fault: Fault) -> None:
     """One write a line, so that the devices of a run can share the file."""
-    with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
+    with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8", errors=NAMES) as file:
         file.write(",".join(Fault._fields) + "\n")
-    with path.open("a", newline="", encoding="utf-8") as file:
+    with path.open("a", newline="", encoding="utf-8", errors=NAMES) as file:
         csv.writer(file).writerow(fault)
 
 
 def _listed(path: Path) -> set[str]:
     if not path.exists():
         return set()
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors=NAMES) as file:
         return {row["name"] for row in csv.DictReader(file)}

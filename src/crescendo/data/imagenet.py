@@ -1,6 +1,7 @@
 """ImageNet's 1,000 classes (Russakovsky et al. 2015, arXiv:1409.0575) as its publishers lay it out."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ META = DEVKIT / "data" / "meta.mat"
 GROUND_TRUTH = DEVKIT / "data" / "ILSVRC2012_validation_ground_truth.txt"
 SYNSETS = Path("LOC_synset_mapping.txt")
 SOLUTION = Path("LOC_val_solution.csv")
+SYNSET = re.compile(r"n\d{8}")  # WordNet's number of a noun
 TRAIN, TEST = PARTS.index("train"), PARTS.index("test")
 
 
@@ -37,8 +39,14 @@ def imagenet(root: str, in_channels: int = 3) -> Sets:
 
 
 def is_imagenet(root: Path) -> bool:
-    """Are there labels that only the publishers' layout has?"""
-    return any((root / name).exists() for name in (GROUND_TRUTH, SOLUTION))
+    """Are there labels that only the publishers' layout has, or synsets below train/ and val/ alone?"""
+    if any((root / name).exists() for name in (GROUND_TRUTH, SOLUTION)):
+        return True
+    parts = [root / "train", root / "val"]
+    if (root / "test").exists() or not all(part.is_dir() for part in parts):
+        return False
+    names = {path.name for part in parts for path in part.iterdir() if path.is_dir()}
+    return bool(names) and all(SYNSET.fullmatch(name) for name in names)
 
 
 def label_imagenet(index: FileIndex) -> Labelled:

@@ -13,7 +13,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from crescendo.data.decoding import Box, ImageError, Pixels, Size, read_content, read_header, read_region
+from crescendo.data.boxes import Box, Pixels, Size
+from crescendo.data.decoding import ImageError, read_content, read_header, read_region
 from crescendo.data.listing import FileIndex
 from crescendo.data.loading import as_it_is
 from crescendo.data.sampler import Draws

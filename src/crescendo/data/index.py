@@ -9,6 +9,7 @@ noticed by `refresh`, or when it is drawn.
 import hashlib
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ def refresh(root: Path, known: FileIndex | None = None, *, progress: bool = Fals
     Raises:
         UserError: root is not a directory.
     """
+    if root.is_dir():
+        with suppress(OSError):  # then the index goes to the user's cache
+            (root / PLACE).parent.mkdir(exist_ok=True)  # which changes the time of the root
     index = index_files(root, known, progress=progress)
     save_index(index)
     return index
@@ -64,10 +68,7 @@ def save_index(index: FileIndex) -> Path:
     """
     beside, cached = index_places(index.root)
     try:
-        made = not beside.parent.exists()
         beside.parent.mkdir(exist_ok=True)
-        if made:  # which changed the time of the root: by us, not by a change of its images
-            index.directory_times[0] = os.stat(index.root).st_mtime_ns
         return _write(beside, index)
     except OSError:
         try:

@@ -49,6 +49,11 @@ class Names(NamedTuple):
         return names
 
 
+def printable(name: str) -> str:
+    """A name of any bytes, for a terminal."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 @dataclass(frozen=True)
 class FileIndex:
     """The image files below `root`, by directory and name.
@@ -163,13 +168,15 @@ def _list_files(root: Path) -> tuple[list[tuple[str, int]], list[tuple[int, str,
     directories: list[tuple[str, int]] = []
     files: list[tuple[int, str, int, int]] = []
     seen = set()  # links may lead around in a circle
-    for place, below, entries in os.walk(root, followlinks=True):
-        state = os.stat(place)
+    before = {str(root): os.stat(root)}  # what comes while a directory is read is noticed next time
+    for place, below, entries in os.walk(root, followlinks=True, onerror=_refuse):
+        state = before.pop(place)
         if (state.st_dev, state.st_ino) in seen:
             below.clear()
             continue
         seen.add((state.st_dev, state.st_ino))
         below[:] = sorted(name for name in below if name[0] != ".")
+        before |= {(path := os.path.join(place, name)): os.stat(path) for name in below}
         directories.append((os.path.relpath(place, root), state.st_mtime_ns))
         for name in sorted(entries):
             if name[0] == "." or os.path.splitext(name)[1].lower() not in EXTENSIONS:
@@ -182,6 +189,10 @@ def _list_files(root: Path) -> tuple[list[tuple[str, int]], list[tuple[int, str,
                 continue  # a pipe, which would be waited for
             files.append((len(directories) - 1, name, found.st_size, found.st_mtime_ns))
     return directories, files
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be listed: {error.strerror}.") from error
 
 
 def _take_known(

@@ -21,10 +21,11 @@ from rich.filesize import decimal
 from rich.progress import track
 from rich.table import Table
 
-from crescendo.data.decoding import ImageError, Size, read_content, read_image
+from crescendo.data.boxes import Size
+from crescendo.data.decoding import ImageError, read_content, read_image
 from crescendo.data.folders import Labelled, label_by_directory
 from crescendo.data.imagenet import is_imagenet, label_imagenet
-from crescendo.data.index import load_index, to_arrays
+from crescendo.data.index import read_index, refresh, to_arrays
 from crescendo.data.listing import FileIndex
 from crescendo.data.packs import (
     ARRAYS,
@@ -42,6 +43,7 @@ from crescendo.storage import whole_file, write_whole
 SHARD_IMAGES = 1000  # at least
 MOST_SHARDS = 128  # of a level: each is a file that every loader worker keeps open
 SAMPLE = 64  # images that an estimate packs
+LONGEST = 65_500  # px of a JPEG's side, in libjpeg
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,11 @@ def plan_pack(source: Path, levels: Sequence[int], quality: int, originals: bool
         raise UserError(
             f"--levels {','.join(map(str, levels))}: must be rising short sides in px, as 112,224."
         )
-    index = load_index(source.absolute(), progress=True)
+    source = source.absolute()
+    index = refresh(source, read_index(source), progress=True)  # a file may have been written over
     labelled = label_imagenet(index) if is_imagenet(source) else label_by_directory(index)
     facts = PackFacts(
-        source=str(source.absolute()),
+        source=str(source),
         digest=index.digest(),
         levels=list(levels),
         originals=originals,
@@ -91,7 +94,7 @@ def estimate(plan: Plan) -> dict[int, int]:
     totals, read = dict.fromkeys(plan.stored_levels, 0), 0
     for place in places:
         try:
-            copies = make_copies(plan.files.path(place), plan.facts)
+            copies = make_copies(plan, place)
         except ImageError:
             continue  # it will be left out, and is told then
         read += 1
@@ -199,7 +202,7 @@ def write_shard(plan: Plan, target: Path, shard: int) -> None:
             files[level] = stack.enter_context(whole_file(path))
         for column, place in enumerate(places):
             try:
-                copies = make_copies(plan.files.path(place), plan.facts)
+                copies = make_copies(plan, place)
             except ImageError as error:
                 faults[place] = str(error)
                 continue
@@ -218,25 +221,31 @@ def write_shard(plan: Plan, target: Path, shard: int) -> None:
         )
 
 
-def make_copies(path: Path, facts: PackFacts) -> dict[int, bytes]:
+def make_copies(plan: Plan, place: int) -> dict[int, bytes]:
     """The image files of the levels that an image has.
 
     A level that is not smaller than the image would be a copy of it: the original serves there, or, where the
-    originals are dropped, one copy in its own size.
+    originals are dropped, one copy in its own size. Nor is there a copy that would be too wide for a JPEG.
 
     Raises:
-        ImageError: the image cannot be read.
+        ImageError: the image cannot be read, is not of the size that is listed, or cannot be copied at all.
     """
-    content = read_content(path)
+    facts, content = plan.facts, read_content(plan.files.path(place))
     image = read_image(content, None)
+    listed = int(plan.files.widths[place]), int(plan.files.heights[place])
+    if image.size != listed:
+        raise ImageError(f"it has {image.width}x{image.height} px, and had {listed[0]}x{listed[1]}")
     short, copies = min(image.size), {}
     for level in facts.levels:
-        if level < short or not facts.originals:
-            copies[level] = _encode(image, copy_size(image.size, level), facts.quality)
+        size = copy_size(image.size, level)
+        if max(size) <= LONGEST and (level < short or not facts.originals):
+            copies[level] = _encode(image, size, facts.quality)
         if level >= short:
             break
     if facts.originals:
         copies[ORIGINAL] = content
+    if not copies:
+        raise ImageError(f"a side of {max(image.size):,} px is more than the {LONGEST:,} of a JPEG")
     return copies
 
 

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crescendo.data.decoding import Box, ImageError, Pixels, Size, read_copy, read_region
+from crescendo.data.boxes import Box, Pixels, Size
+from crescendo.data.decoding import ImageError, read_region
 from crescendo.data.folders import Labelled, make_sets
 from crescendo.data.images import IndexedImages, Sets
 from crescendo.data.index import from_arrays, load_index
@@ -149,7 +150,7 @@ class Pack:
         copy = copy_size(whole, level)
         across, down = copy[0] / whole[0], copy[1] / whole[1]
         scaled = box[0] * across, box[1] * down, box[2] * across, box[3] * down
-        return read_copy(content, scaled, size, in_channels, copy, fast=fast)
+        return read_region(content, scaled, size, in_channels, copy, fast=fast)
 
     def content(self, level: int, place: int) -> bytes:
         """An image file's bytes.

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
 from crescendo.data import randaugment
-from crescendo.data.decoding import ImageError, Pixels, Size
+from crescendo.data.boxes import Pixels, Size
+from crescendo.data.decoding import ImageError
 from crescendo.data.sampler import Draws
 from crescendo.errors import UserError
 from crescendo.randomness import uniform
