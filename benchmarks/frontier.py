@@ -16,7 +16,7 @@ from statistics import mean
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from crescendo.analysis.comparison import TOLERANCE
 from crescendo.analysis.uncertainty import Interval
@@ -159,6 +159,7 @@ def draw(results: Sequence[Result], picture: Path) -> None:
                     label=arm,
                 )
             axis.set_xscale("log")
+            axis.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
             axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axis.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
             axis.set_xlabel(label)

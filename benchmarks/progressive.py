@@ -102,7 +102,7 @@ MEASUREMENTS = {
         # learning rates by validation of one seed after 16 epochs, of 0.05 and 0.1; all others are 0.05
         fixed=("curriculum=at_28px", "optimizer.lr=0.1"),
         progressive=("curriculum=to_28px", *GROWING),
-        budgets=(Budget(6, 9), Budget(9, 15), Budget(12, 21), Budget(18, 24)),
+        budgets=(Budget(6, 9), Budget(9, 15), Budget(12, 21), Budget(18, 24), Budget(36, 54)),
     ),
 }
 
