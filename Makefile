@@ -13,10 +13,10 @@ train: install
 	$(BIN)/python train.py $(ARGS)
 
 test: dev
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-all: dev
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow" $(ARGS)
 
 faults: dev
 	$(BIN)/python tests/faults/interruptions.py kills --count 100 --jobs 2
