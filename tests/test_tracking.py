@@ -13,9 +13,11 @@ from crescendo.curriculum import Curriculum
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.data import ImageData, Transform
 from crescendo.data.images import Sets, StoredImages
+from crescendo.metrics_file import MetricsFile
 from crescendo.models import create_model
 from crescendo.optim import Step
 from crescendo.runs import Run
+from crescendo.step_metrics import StepMetrics
 
 IMAGES = StoredImages(torch.zeros(40, 1, 8, 8, dtype=torch.uint8), np.arange(40) % 2)
 
@@ -28,7 +30,7 @@ def rows_of(path):
 
 
 def test_metrics_file_takes_new_columns_and_keeps_old_rows(tmp_path):
-    metrics = tracking.MetricsFile(tmp_path)
+    metrics = MetricsFile(tmp_path)
     metrics.log_metrics({"loss": 2.0}, step=0)
     metrics.log_metrics({"loss": 1.0}, step=1)
     metrics.log_metrics({"accuracy": 0.5}, step=1)
@@ -40,7 +42,7 @@ def test_metrics_file_takes_new_columns_and_keeps_old_rows(tmp_path):
 
 
 def test_metrics_file_is_on_disk_after_every_row(tmp_path):
-    metrics = tracking.MetricsFile(tmp_path)
+    metrics = MetricsFile(tmp_path)
     for step in range(3):
         metrics.log_metrics({"loss": float(step)}, step=step)
         assert rows_of(metrics.path)[-1] == {"step": str(step), "loss": str(float(step))}
@@ -67,14 +69,14 @@ def trained(place, images, every_n_steps=3, parts=2, callbacks=(), **settings):
         num_classes=2,
     )
     run = Run(place)
-    steps = tracking.StepMetrics(curriculum, run, every_n_steps, macs={8: 1000})
+    steps = StepMetrics(curriculum, run, every_n_steps, macs={8: 1000})
     L.Trainer(
         accelerator="cpu",
         max_epochs=2,
         accumulate_grad_batches=parts,
         log_every_n_steps=1,
         callbacks=[CurriculumCallback(curriculum), steps, *callbacks],
-        logger=[tracking.MetricsFile(place)],
+        logger=[MetricsFile(place)],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
@@ -133,9 +135,7 @@ def test_with_workers_that_keep_up_there_is_hardly_a_wait(tmp_path):
 
 
 def test_a_training_that_goes_on_has_waited_before(tmp_path):
-    steps, other = (
-        tracking.StepMetrics(Curriculum(2, 8), Run(tmp_path), every_n_steps=3, macs={}) for _ in range(2)
-    )
+    steps, other = (StepMetrics(Curriculum(2, 8), Run(tmp_path), every_n_steps=3, macs={}) for _ in range(2))
     state = steps.state_dict() | {"seconds": 10.0, "waited": 4.0, "unread": [3.0, 2.0, 1.5]}
     other.load_state_dict(state)
     assert other.run.summary["data_wait"] == 0.4

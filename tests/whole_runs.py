@@ -6,7 +6,7 @@ import json
 import torch
 from commands import TINY
 
-from crescendo.tracking import MEASURED
+from crescendo.metrics_file import MEASURED
 
 # Four epochs of four steps in two stages, with everything that a checkpoint has to carry.
 TRAINING = (

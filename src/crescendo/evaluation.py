@@ -52,6 +52,16 @@ def load_weights(classifier: ImageClassifier, run: Path) -> None:
         raise UserError(f"{path} does not fit the net of {run / 'config.yaml'}: {error}") from error
 
 
+def find_device(accelerator: str) -> torch.device:
+    """The device that Lightning takes for an accelerator.
+
+    Raises:
+        UserError: there is none such here.
+    """
+    with users_mistakes("--accelerator"):
+        return Fabric(accelerator=accelerator, devices=1).device
+
+
 @dataclass(frozen=True)
 class TrainedRun:
     """A run's best checkpoint and what it takes to use it, without its data set.
@@ -127,8 +137,7 @@ def predict_files(
     names = trained.class_names
     if num_workers is None:
         num_workers = trained.config.data.num_workers
-    with users_mistakes("--accelerator"):
-        device = Fabric(accelerator=accelerator, devices=1).device
+    device = find_device(accelerator)
     classifier = trained.classifier.to(device)
     answers = []
     for batch in trained.batches(files, num_workers=num_workers):

@@ -13,9 +13,9 @@ import torch
 from crescendo.answers import read_answers
 from crescendo.checkpoints import BEST, LAST, load_checkpoint
 from crescendo.errors import UserError
+from crescendo.metrics_file import MEASURED
 from crescendo.ranks import is_rank_zero
 from crescendo.runs import RUN_DIRECTORY_VARIABLE, read_config, read_overrides, read_summary
-from crescendo.tracking import MEASURED
 from crescendo.training import run as train
 
 CHANGED = "+"  # behind a revision whose files had been changed

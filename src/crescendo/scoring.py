@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,9 +18,8 @@ from crescendo.data import ImageData
 from crescendo.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from crescendo.data.datamodule import Batch
 from crescendo.errors import UserError
-from crescendo.evaluation import load_config, load_weights
+from crescendo.evaluation import find_device, load_config, load_weights
 from crescendo.experiment import prepare
-from crescendo.targets import users_mistakes
 from crescendo.tracking import show_messages
 
 SHIFT = 1 / 32  # of the side, for averaging over shifts
@@ -53,8 +51,7 @@ class EvaluatedRun:
             UserError: the run, its data set or the accelerator is not there; the data's classes are others.
         """
         config = load_config(run, trust=trust, data=data)
-        with users_mistakes("--accelerator"):
-            device = Fabric(accelerator=accelerator, devices=1).device
+        device = find_device(accelerator)
         trained_on = config.data.class_names
         if data:
             config.data.class_names = None  # as the data has them

@@ -1,12 +1,8 @@
-"""What is seen of a training: metrics.csv, W&B, TensorBoard, the console."""
+"""What is seen of a training: messages, the progress bar, TensorBoard, the end of W&B."""
 
-import csv
 import logging
-import math
 import sys
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -14,20 +10,13 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 from rich.logging import RichHandler
-from torch import Tensor
 
-from crescendo.analysis.costs import TRAINING_PASSES
 from crescendo.classifier import ImageClassifier
-from crescendo.compilation import CompileClock
-from crescendo.curriculum.schedule import Curriculum
-from crescendo.data.loading import Loader
 from crescendo.errors import UserError
-from crescendo.nonfinite import NonFiniteError, Window, all_finite
 from crescendo.runs import TRACEBACK_LOGGER, Run
-from crescendo.stopwatch import Stopwatch
+from crescendo.step_metrics import StepMetrics
 from crescendo.wandb_run import WandbRun
 
 log = logging.getLogger(__name__)
@@ -44,73 +33,6 @@ def show_messages() -> None:
         ours.addHandler(handler)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.captureWarnings(True)
-
-
-class MetricsFile(Logger):
-    """metrics.csv of the run directory: one row a logged step, columns as they first appear.
-
-    When a column is new the file is written anew with it; else rows are appended. Of a file that is
-    there already, the first `kept` rows stay: what they tell is trained, the others will come again.
-    """
-
-    def __init__(self, directory: Path, kept: int = 0) -> None:
-        super().__init__()
-        self.path = directory / "metrics.csv"
-        self._columns: list[str] = []
-        self._rows: list[dict[str, Any]] = []
-        if self.path.exists():
-            self._cut(kept)
-
-    @property
-    def rows(self) -> int:
-        """Number of rows, on rank 0."""
-        return len(self._rows)
-
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        return str(self.path.parent)
-
-    @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the configuration is config.yaml."""
-
-    @rank_zero_only
-    def _cut(self, kept: int) -> None:
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["step"] and None not in row.values()]
-        self._rows = rows[:kept]
-        self._columns = [key for key in (rows[0] if rows else ()) if any(row[key] for row in self._rows)]
-        self._rows = [{key: row[key] for key in self._columns} for row in self._rows]
-        self._write()
-
-    def _write(self) -> None:
-        """Whole or not at all."""
-        partial = self.path.with_name(".metrics.csv.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        partial.replace(self.path)
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": step, **metrics}
-        new = [column for column in row if column not in self._columns]
-        self._rows.append(row)
-        self._columns += new
-        if new:
-            self._write()
-            return
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
 
 
 def tensorboard(run: Run, config: dict[str, Any]) -> TensorBoardLogger:
@@ -130,210 +52,6 @@ def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
     for logger in loggers:
         if isinstance(logger, WandbRun):
             logger.finish(failed=failed)
-
-
-# Columns of metrics.csv that a clock has measured, and that are never the same twice.
-MEASURED = ("train/images_per_second", "train/seconds", "data/wait", "bn_refresh/seconds")
-
-
-class StepMetrics(L.Callback):
-    """Logs the training every `every_n_steps` optimizer steps, and an epoch's line at its end.
-
-    Only at those steps is anything read from the device. train/macs and train/seconds are what the training
-    took up to the row, without validation; what all of it took goes to the summary: images_per_second, also
-    without what `clock` saw of torch.compile; data_wait, the share of the same time that rank 0 waited for
-    batches; train_macs; and cpu_seconds of all ranks, without those of loader workers.
-
-    Args:
-        macs: multiply-accumulates of one image's forward pass at each of the curriculum's resolutions.
-    """
-
-    def __init__(
-        self,
-        curriculum: Curriculum,
-        run: Run,
-        every_n_steps: int,
-        macs: Mapping[int, int],
-        clock: CompileClock | None = None,
-    ) -> None:
-        self.curriculum, self.run, self.every_n_steps, self.macs = curriculum, run, every_n_steps, macs
-        self._clock, self._compile_seconds = clock or CompileClock(), 0.0
-        self.shown: dict[str, float] = {}  # the newest values, for the progress bar
-        self._images, self._seconds, self._waited = 0, 0.0, 0.0
-        self._train_macs, self._cpu_seconds = 0, 0.0
-        self._steps, self._rate = 0, 0.0
-        self._epoch_sums, self._epoch_seconds = [0.0, 0.0, 0], 0.0
-        self._stopwatch, self._waiting = Stopwatch(), Stopwatch()
-        self._unchecked = 0  # the first batch of the epoch that is not known to have been finite
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._epoch_sums, self._epoch_seconds = [0.0, 0.0, 0], 0.0
-        self._unchecked = 0
-        self._stopwatch.go((0.0, 0.0))
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A training that goes on inside an epoch has no on_train_epoch_start for it."""
-        self._steps = trainer.global_step
-        self._unchecked = _batches_done(trainer)
-        self._stopwatch.go()
-        assert isinstance(trainer.train_dataloader, Loader)
-        trainer.train_dataloader.waiting = self._waiting
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Nothing that is not finite is saved; and how much of metrics.csv is from before the checkpoint.
-
-        Raises:
-            NonFiniteError: on every device, if that is so on any.
-        """
-        assert isinstance(pl_module, ImageClassifier)
-        sums = pl_module.train_sums.state().to(pl_module.device)
-        wrong = ~all_finite(pl_module, sums)
-        if trainer.strategy.reduce(wrong.int(), reduce_op="sum") > 0:
-            raise NonFiniteError(self._window(trainer))
-        self._unchecked = _batches_done(trainer)
-        checkpoint["metrics_rows"] = sum(
-            logger.rows for logger in trainer.loggers if isinstance(logger, MetricsFile)
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the epoch and the run have added up so far, in every process that trained them."""
-        return {
-            "epoch_sums": list(self._epoch_sums),
-            "epoch_seconds": self._epoch_seconds,
-            "images": self._images,
-            "seconds": self._seconds,
-            "compile_seconds": self._compile_seconds,
-            "train_macs": self._train_macs,
-            "cpu_seconds": self._cpu_seconds,
-            "waited": self._waited,
-            "unread": [*self._stopwatch.reading(), self._waiting.reading()[0]],
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._epoch_sums = list(state_dict["epoch_sums"])
-        self._epoch_seconds = state_dict["epoch_seconds"]
-        self._images, self._seconds = state_dict["images"], state_dict["seconds"]
-        self._compile_seconds = state_dict["compile_seconds"]
-        self._train_macs, self._cpu_seconds = state_dict["train_macs"], state_dict["cpu_seconds"]
-        self._waited = state_dict["waited"]
-        seconds, cpu_seconds, waited = state_dict["unread"]
-        self._stopwatch.hold((seconds, cpu_seconds))
-        self._waiting.hold((waited, 0.0))
-        self._summarize()  # the training may be done, and only its test be left
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule steps before the end
-
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        if trainer.global_step == self._steps:
-            return  # a part of a global batch
-        self._steps = trainer.global_step
-        if batch_idx + 1 >= trainer.num_training_batches or self._steps % self.every_n_steps == 0:
-            self._read(trainer, pl_module)
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._stopwatch.hold()
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._stopwatch.go()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, ImageClassifier)
-        loss, correct, images = self._epoch_sums
-        accuracy = pl_module.validation.get("val/accuracy")
-        if images == 0 or not trainer.is_global_zero:
-            return
-        log.info(
-            "epoch %*d/%d  %d px  loss %.3f  accuracy %.3f  val %s  %4.0f images/s",
-            len(str(self.curriculum.epochs)),
-            trainer.current_epoch + 1,
-            self.curriculum.epochs,
-            pl_module.stage.resolution,
-            loss / images,
-            correct / images,
-            "-" if accuracy is None else f"{accuracy:.4f}",
-            images / self._epoch_seconds,
-        )
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._read(trainer, pl_module)  # what a stop inside an epoch left
-        self._summarize()
-
-    def _summarize(self) -> None:
-        self.run.summary |= {
-            "images_per_second": round(self._images / max(self._seconds, 1e-9), 1),
-            "data_wait": round(self._waited / max(self._seconds, 1e-9), 4),
-            "compile_seconds": round(self._compile_seconds, 1),
-            "train_macs": self._train_macs,
-            "cpu_seconds": round(self._cpu_seconds, 3),
-        }
-
-    def _window(self, trainer: L.Trainer) -> Window:
-        """The batches since the last look."""
-        last = trainer.fit_loop.epoch_loop.batch_idx
-        return Window(trainer.current_epoch, min(self._unchecked, last), last, trainer.global_step)
-
-    def _read(self, trainer: L.Trainer, classifier: L.LightningModule) -> None:
-        assert isinstance(classifier, ImageClassifier)
-
-        def over_devices(sums: Tensor) -> Tensor:
-            return trainer.strategy.reduce(sums, reduce_op="sum")
-
-        loss, correct, images = classifier.train_sums.take(over_devices)
-        seconds, cpu_seconds = self._stopwatch.reading()
-        self._stopwatch.go((0.0, 0.0))
-        waited, _ = self._waiting.reading()
-        self._waiting.hold((0.0, 0.0))
-        compiling = self._clock.take()
-        self._compile_seconds += compiling
-        seconds -= compiling
-        if not math.isfinite(loss):
-            raise NonFiniteError(self._window(trainer))
-        # What its own step made of the weights, the newest loss does not tell.
-        self._unchecked = max(self._unchecked, _batches_done(trainer) - trainer.accumulate_grad_batches)
-        if images == 0:
-            return
-        stage = classifier.stage
-        self._images += images
-        self._train_macs += TRAINING_PASSES * images * self.macs[stage.resolution]
-        self._seconds += seconds
-        self._waited += waited
-        self._cpu_seconds += float(over_devices(torch.tensor(cpu_seconds, device=classifier.device)))
-        self._epoch_seconds += seconds
-        self._epoch_sums = [
-            total + value for total, value in zip(self._epoch_sums, (loss, correct, images), strict=True)
-        ]
-        self.shown = {"loss": loss / images, "accuracy": correct / images, "speed": images / seconds}
-        metrics = {
-            "epoch": trainer.current_epoch,
-            "train/loss": self.shown["loss"],
-            "train/accuracy": self.shown["accuracy"],
-            "train/images_per_second": self.shown["speed"],
-            "train/macs": self._train_macs,
-            "train/seconds": self._seconds,
-            "data/wait": waited / seconds,
-            "lr": self._rate,
-            "curriculum/stage": stage.index,
-            "curriculum/resolution": stage.resolution,
-            **{f"regularization/{name}": value for name, value in stage.knobs.items()},
-        }
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step - 1)  # counted as Lightning does
-
-
-def _batches_done(trainer: L.Trainer) -> int:
-    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 class ProgressBar(RichProgressBar):

@@ -28,6 +28,7 @@ from crescendo.devices import check_devices, describe_machine, set_up_ddp, train
 from crescendo.errors import Interrupted, UserError
 from crescendo.experiment import Experiment, around_validation, plain_values, prepare
 from crescendo.interruption import Interruption, Signals, signals_noted
+from crescendo.metrics_file import MetricsFile
 from crescendo.nonfinite import NonFiniteError, Windows
 from crescendo.planning import plan_training, refuse_lengths_beside_budget
 from crescendo.ranks import is_rank_zero, new_run_directory, shared_choice
@@ -39,12 +40,11 @@ from crescendo.runs import (
     recording,
     storage_errors,
 )
+from crescendo.step_metrics import StepMetrics
 from crescendo.sweeps.pruning import TrialPruning, is_trial
 from crescendo.targets import build, check_arguments
 from crescendo.tracking import (
-    MetricsFile,
     ProgressBar,
-    StepMetrics,
     finish_loggers,
     peak_memory_bytes,
     show_messages,

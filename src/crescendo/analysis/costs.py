@@ -5,14 +5,15 @@ shapes but no numbers.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from crescendo.analysis.operators import OperatorMode
 
 aten = torch.ops.aten
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -71,7 +72,7 @@ def check_resolution(net: nn.Module, resolution: int) -> str | None:
     return f"{name} takes {largest} px at most"
 
 
-class MacCounter(TorchDispatchMode):
+class MacCounter(OperatorMode):
     """Adds up in `total` the multiply-accumulates of what runs inside it, by torch's own formulas.
 
     For the meta device and eval mode. Its counts are those of torch's FlopCounterMode, halved, in a
@@ -83,20 +84,14 @@ class MacCounter(TorchDispatchMode):
         super().__init__()
         self.total = 0
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operator = getattr(func, "_overloadpacket", None)
         if operator is aten.native_batch_norm and args[3] is not None:
             return args[0], args[3], args[4]  # no number would change
-        output = func(*args, **(kwargs or {}))
+        output = func(*args, **kwargs)
         formula = flop_registry.get(operator)
         if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=output) // 2
+            self.total += formula(*args, **kwargs, out_val=output) // 2
         return output
 
 
@@ -129,19 +124,13 @@ class ActivationCounter:
         raise AssertionError("an ActivationCounter only counts")
 
 
-class _WithoutInitialisation(TorchDispatchMode):
+class _WithoutInitialisation(OperatorMode):
     """Leaves random weights undrawn: on the meta device there are none, but looking takes its time."""
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func._overloadpacket in (aten.normal_, aten.uniform_):
             return args[0]
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def shapes_of(build: Callable[..., AnyModule], *arguments: Any) -> AnyModule:

@@ -9,7 +9,7 @@ import gc
 import json
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from crescendo.analysis.costs import on_meta
+from crescendo.analysis.operators import OperatorMode
 from crescendo.analysis.profile import training_loss
 from crescendo.optim import parameter_groups
 
@@ -139,7 +139,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
-class _Allocations(TorchDispatchMode):
+class _Allocations(OperatorMode):
     """The bytes of all storages that operations inside it returned and that are alive: now, and at most."""
 
     def __init__(self) -> None:
@@ -166,14 +166,8 @@ class _Allocations(TorchDispatchMode):
         self.now += size
         self.peak = max(self.peak, self.now)
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        results = _batch_norm(func, args) or func(*args, **(kwargs or {}))
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        results = _batch_norm(func, args) or func(*args, **kwargs)
         self.add(results)
         return results
 

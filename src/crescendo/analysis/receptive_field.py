@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from crescendo.analysis.costs import empty_images, on_meta
+from crescendo.analysis.operators import OperatorMode
 
 aten = torch.ops.aten
 
@@ -43,7 +43,7 @@ def receptive_field(net: nn.Module, resolution: int | None = None, in_channels: 
     return max(field.size for _, field in walk.seen.values())
 
 
-class _Walk(TorchDispatchMode):
+class _Walk(OperatorMode):
     """Notes in `seen` the field of every tensor whose last two axes are positions in the image."""
 
     def __init__(self, images: Tensor) -> None:
@@ -55,16 +55,10 @@ class _Walk(TorchDispatchMode):
     def _note(self, tensor: Tensor, field: Field) -> None:
         self.seen[id(tensor)] = tensor, field
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         sources = [self.seen[id(leaf)] for leaf in tree_leaves((args, kwargs)) if id(leaf) in self.seen]
         sizes = {tuple(tensor.shape[-2:]) for tensor, _ in sources}  # before an in-place change
-        output = func(*args, **(kwargs or {}))
+        output = func(*args, **kwargs)
         if sources:
             fields = [field for _, field in sources]
             widest = Field(max(field.size for field in fields), max(field.stride for field in fields))

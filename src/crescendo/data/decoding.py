@@ -142,9 +142,10 @@ def read_region(
             part = None
             if jpeg.HAS_SIMPLEJPEG and isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
                 part = jpeg.read_part(content, box, wanted, in_channels, image.size, fast=fast)
-            if part is None:
-                return np.asarray(_upright(_part(image, box, wanted, in_channels), orientation))
-            return np.asarray(_upright(Image.fromarray(part), orientation))
+            if part is not None and orientation == 1:
+                return part
+            seen = _part(image, box, wanted, in_channels) if part is None else Image.fromarray(part)
+            return np.asarray(_upright(seen, orientation))
         except DAMAGE as error:
             raise ImageError(_reason(error)) from error
 
