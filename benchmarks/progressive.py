@@ -87,7 +87,7 @@ MEASUREMENTS = {
         ),
         fixed=("curriculum=constant", "curriculum.resolution={start: 96, end: 96}"),
         progressive=("curriculum=progressive", "curriculum.resolution={start: 48, end: 96}", *GROWING),
-        budgets=(Budget(6, 9), Budget(9, 15), Budget(12, 21), Budget(18, 27)),
+        budgets=(Budget(6, 9), Budget(9, 15), Budget(12, 21), Budget(18, 27), Budget(36, 54)),
     ),
     # 4,000 training and 4,000 validation images; all 10,000 of the test.
     "fashion_mnist": Measurement(
