@@ -46,11 +46,12 @@ def _read(path: Path) -> str:
 
 
 def trainer_settings(trainer: DictConfig) -> DictConfig:
-    """The trainer's settings; cuDNN tries its algorithms out unless something else is said.
+    """What Lightning's Trainer is given; cuDNN tries its algorithms out unless something else is said.
 
     A stage has one shape, an evaluation two: they are soon tried.
     """
     settings = trainer.copy()
+    settings.pop("find_batch_size", None)  # ours: crescendo.batch_size
     if settings.get("benchmark") is None:
         settings.benchmark = not settings.deterministic
     return settings
