@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from commands import TINY, only_run, train
+from commands import REPOSITORY, TINY, command, only_run, train
 from omegaconf import OmegaConf
 
 from crescendo import batch_size
@@ -14,7 +14,6 @@ from crescendo.analysis.free_memory import free_memory
 from crescendo.analysis.memory import measure_step_memory
 from crescendo.models import create_model
 from crescendo.planning import plan_training
-from crescendo.training import run
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
@@ -23,6 +22,7 @@ pytestmark = [
 
 ROOM = 2**30
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+OWN_PROCESS = {"PYTHONUNBUFFERED": "1"}  # not one that is forked, which CUDA does not like
 
 # About 1.5 MiB an image at 32 px: memory ends it long before the images do.
 RESNET = (
@@ -56,9 +56,11 @@ def test_a_limit_of_the_process_is_not_free(room):
 
 
 @pytest.mark.parametrize("extra", [(), ("trainer.precision=bf16-mixed", "callbacks=ema")])
-def test_the_batch_that_is_found_trains(configuration, room, tmp_path, extra):
-    overrides = [*RESNET, *extra, f"runs_dir={tmp_path}"]
-    run(configuration(*overrides), overrides)
+def test_the_batch_that_is_found_trains(tmp_path, extra):
+    script = str(REPOSITORY / "tests" / "scarce.py")
+    process = command(script, str(ROOM // 2**20), *RESNET, *extra, cwd=tmp_path, **OWN_PROCESS)
+    assert process.returncode == 0, process.stderr
+    assert "the most that fits" in " ".join(process.stdout.split())
     found = only_run(tmp_path)
     batch = OmegaConf.load(found / "config.yaml").data.batch_size
     assert 64 <= batch < 3686
@@ -77,8 +79,8 @@ def test_twice_the_batch_does_not_fit(configuration, room, precision, autocast):
     assert fit.batch_size == config.data.batch_size
     torch.cuda.empty_cache()
     peak = measure_step_memory(create_model("resnet20", 10), 32, fit.images, SGD, autocast=autocast)
-    assert 0.5 * fit.free < peak <= fit.free
-    assert fit.needed == pytest.approx(peak, rel=0.15)
+    assert 0.5 * fit.free < peak <= room
+    assert fit.needed == pytest.approx(peak, rel=0.25)  # cuDNN takes for itself what is left
     gc.collect()
     torch.cuda.empty_cache()
     with pytest.raises(torch.OutOfMemoryError):
@@ -104,7 +106,9 @@ def test_under_ddp(tmp_path):
     """A process group of one: the ranks agree on the GPU, the images end it."""
     typed = [override for override in TINY if not override.startswith(("data.batch_size", "trainer=cpu"))]
     devices = ("trainer.accelerator=gpu", "trainer.strategy=ddp", "trainer.devices=1")
-    process = train(*typed, *devices, "trainer.find_batch_size=true", "logger=csv", cwd=tmp_path)
+    process = train(
+        *typed, *devices, "trainer.find_batch_size=true", "logger=csv", cwd=tmp_path, **OWN_PROCESS
+    )
     assert process.returncode == 0, process.stderr
     assert "and one has passed" in " ".join(process.stdout.split())
     assert OmegaConf.load(only_run(tmp_path) / "config.yaml").data.batch_size == 144

@@ -9,13 +9,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from subprocess import Popen
-from typing import cast
+from typing import Literal, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from crescendo.analysis.batch_fit import (
     BatchFit,
@@ -174,7 +174,7 @@ def highest_stage(curriculum: Curriculum) -> Stage:
     return replace(stage, resolution=max(stage.resolution, round(ramp.start), round(ramp.end)))
 
 
-def _most_images(training: int, bound: int | None, shares: int) -> tuple[int, str]:
+def _most_images(training: int, bound: int | None, shares: int) -> tuple[int, Literal["images", "bound"]]:
     """The most images of a device's part, and whether it is the `training` images that end there or `bound`.
 
     Raises:
@@ -207,7 +207,8 @@ def _shapes(trainer: L.Trainer, config: DictConfig, experiment: Experiment, stag
     device = trainer.strategy.root_device
     weights, autocast = PRECISIONS[str(trainer.precision)]
     optimizer = config.optimizer.copy()
-    optimizer.pop("fused", None)  # no fused one runs without a device; it takes no more than another
+    with open_dict(optimizer):
+        optimizer.pop("fused", None)  # no fused one runs without a device; it takes no more than another
     callbacks = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
     loading = 2 * config.data.num_workers if device.type == "cpu" else 1  # ahead: torch's prefetch_factor
     mixing = ("mixup", "cutmix", "random_erasing")

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from crescendo.errors import UserError
 
@@ -51,7 +51,8 @@ def trainer_settings(trainer: DictConfig) -> DictConfig:
     A stage has one shape, an evaluation two: they are soon tried.
     """
     settings = trainer.copy()
-    settings.pop("find_batch_size", None)  # ours: crescendo.batch_size
+    with open_dict(settings):
+        settings.pop("find_batch_size", None)  # ours: crescendo.batch_size
     if settings.get("benchmark") is None:
         settings.benchmark = not settings.deterministic
     return settings

@@ -51,7 +51,8 @@ def free_on_host(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgrou
     except FileNotFoundError as error:
         raise UserError(f"the free memory of this machine is not known: it has no {proc}/meminfo.") from error
     kibibytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    return max(0, min(int(kibibytes) * 1024, *_left_in_groups(proc / "self" / "cgroup", cgroups)))
+    left = [int(kibibytes) * 1024, *_left_in_groups(proc / "self" / "cgroup", cgroups)]
+    return max(0, min(left))
 
 
 def _left_in_groups(own: Path, mount: Path) -> Iterator[int]:
@@ -59,7 +60,6 @@ def _left_in_groups(own: Path, mount: Path) -> Iterator[int]:
 
     In a container the inner groups may not be there: then the root is the container's own.
     """
-    yield from ()
     for line in own.read_text().splitlines() if own.exists() else ():
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
