@@ -96,7 +96,7 @@ def test_an_estimate_that_is_too_low_is_found_out(configuration, room, monkeypat
     gc.collect()
     before = torch.cuda.memory_allocated()
     lower = plan_training(configuration(*RESNET, "plan=true"), []).batch
-    assert 0.9 * estimated < lower.images < 1.5 * estimated
+    assert 0.6 * estimated < lower.images < 1.5 * estimated
     assert lower.tried
     gc.collect()
     assert torch.cuda.memory_allocated() <= before + 2**20

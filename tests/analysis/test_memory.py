@@ -94,7 +94,7 @@ def test_an_optimizer_that_may_choose_takes_all_weights_at_once_on_a_gpu(optimiz
         return estimate_step_memory(shapes_of(build), 32, 2, chosen, device=device).peak
 
     at_once = peak(cpu, foreach=True)
-    assert peak(cuda) == at_once > peak(cpu)
+    assert peak(cuda) == at_once != peak(cpu)
     assert peak(cuda, foreach=False) == peak(cpu)
     if not torch.cuda.is_available():
         measured = measure_step_memory(build(), 32, 2, partial(optimizer, foreach=True))
