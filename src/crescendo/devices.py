@@ -1,6 +1,7 @@
-"""What data parallel training is set to, on one device or many."""
+"""The devices of a training: what one or many are set to, what they are, the memory they take."""
 
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,13 @@ def set_up_ddp(trainer: L.Trainer) -> None:
             "static_graph": trainer.accumulate_grad_batches == 1 and not searched,
         }
         trainer.strategy._ddp_kwargs = settings | chosen
+
+
+def peak_memory_bytes() -> int:
+    """The peak of the device's allocator where there is a GPU, else of the process's resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource  # POSIX alone
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
