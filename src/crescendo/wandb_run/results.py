@@ -62,7 +62,7 @@ def _confusions(matrix: Matrix) -> dict[str, Any]:
     columns = ["Actual", "Predicted", "nPredictions"]  # as the chart calls them
     chart = wandb.plot_table(
         CONFUSION_MATRIX,
-        wandb.Table(columns=columns, data=cells),
+        wandb.Table(columns=list(columns), data=cells),
         {column: column for column in columns},
         {"title": "confusion matrix of the test"},
     )
@@ -74,7 +74,7 @@ def _classes(matrix: Matrix) -> Any:
 
     columns = ["class", "images", "accuracy", "precision", "most often taken for", "share"]
     return wandb.Table(
-        columns=columns,
+        columns=list(columns),
         data=[
             [
                 result.name,
@@ -116,7 +116,7 @@ def _mistakes(
         columns.append(title)
         for row, image in zip(facts, images, strict=True):
             row.append(image)
-    return wandb.Table(columns=columns, data=facts)
+    return wandb.Table(columns=list(columns), data=facts)
 
 
 def _pictures(
