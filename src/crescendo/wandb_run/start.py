@@ -53,7 +53,8 @@ def weights_and_biases(
     """
     import wandb  # a second of imports that other loggers need not pay
 
-    mode, why = os.environ.get("WANDB_MODE"), None
+    mode: Any = os.environ.get("WANDB_MODE")
+    why: str | None = None
     if mode == "disabled":
         return None
     earlier = sorted((run.directory / "wandb").glob("*run-*"))
