@@ -62,7 +62,7 @@ def _confusions(matrix: Matrix) -> dict[str, Any]:
     columns = ["Actual", "Predicted", "nPredictions"]  # as the chart calls them
     chart = wandb.plot_table(
         CONFUSION_MATRIX,
-        wandb.Table(columns=list(columns), data=cells),
+        wandb.Table(columns=[*columns], data=cells),
         {column: column for column in columns},
         {"title": "confusion matrix of the test"},
     )
@@ -72,9 +72,8 @@ def _confusions(matrix: Matrix) -> dict[str, Any]:
 def _classes(matrix: Matrix) -> Any:
     import wandb
 
-    columns = ["class", "images", "accuracy", "precision", "most often taken for", "share"]
     return wandb.Table(
-        columns=list(columns),
+        columns=["class", "images", "accuracy", "precision", "most often taken for", "share"],
         data=[
             [
                 result.name,
@@ -110,13 +109,13 @@ def _mistakes(
         ]
         for index, place in zip(indices, places, strict=True)
     ]
-    columns = ["name", "class", "answer", "probability", "probability of the class"]
+    columns: list[str | int] = ["name", "class", "answer", "probability", "probability of the class"]
     pictures = _pictures(classifier, test, indices, given, resolution) if len(places) else []
     for title, images in pictures:
         columns.append(title)
         for row, image in zip(facts, images, strict=True):
             row.append(image)
-    return wandb.Table(columns=list(columns), data=facts)
+    return wandb.Table(columns=columns, data=facts)
 
 
 def _pictures(
