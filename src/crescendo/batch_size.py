@@ -4,9 +4,8 @@ It is worked out from shapes and from what is free, so that nothing is ever trie
 takes the machine down with it. A GPU only refuses, so there a real step has to pass. All ranks take the same.
 """
 
-import gc
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from subprocess import Popen
 from typing import Literal, cast
@@ -26,13 +25,12 @@ from crescendo.analysis.batch_fit import (
     rounded_down,
 )
 from crescendo.analysis.free_memory import free_memory
-from crescendo.classifier import ImageClassifier
 from crescendo.curriculum.schedule import Curriculum, Stage
-from crescendo.data.datamodule import Batch
 from crescendo.devices import trainer_settings
 from crescendo.errors import UserError
 from crescendo.experiment import Experiment
 from crescendo.targets import build, build_partial
+from crescendo.trial_step import step_passes
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +137,7 @@ def _find(trainer: L.Trainer, config: DictConfig, experiment: Experiment, bound:
     while tried and images is not None:
         # What the training has beside its step, and half of the margin, is there while one is tried.
         held = shapes.demand(images).beside + int(free * margin / 2)
-        if least(_step_passes(trainer, experiment.classifier, stage, images, config.data.in_channels, held)):
+        if least(step_passes(trainer, experiment.classifier, stage, images, config.data.in_channels, held)):
             break
         smaller = rounded_down(int(images * STEP_DOWN))
         if trainer.is_global_zero:
@@ -225,57 +223,3 @@ def _shapes(trainer: L.Trainer, config: DictConfig, experiment: Experiment, stag
         exchanged=int(isinstance(trainer.strategy, DDPStrategy)),
         mixed=any(each.knobs.get(knob, 0) > 0 for each in experiment.curriculum.plan for knob in mixing),
     )
-
-
-def _step_passes(
-    trainer: L.Trainer, classifier: ImageClassifier, stage: Stage, images: int, in_channels: int, held: int
-) -> bool:
-    """Whether two real steps of so many images end, with `held` bytes taken; nothing of them is left."""
-    device = trainer.strategy.root_device
-    with torch.random.fork_rng([device]):
-        passed = _two_steps(trainer, classifier, stage, (images, in_channels), held)
-    classifier.zero_grad()
-    classifier.to("cpu")
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    return passed
-
-
-def _two_steps(
-    trainer: L.Trainer, classifier: ImageClassifier, stage: Stage, shape: Sequence[int], held: int
-) -> bool:
-    """The second has the first one's gradients, and the optimizer's state.
-
-    Whatever they made is gone when this returns, since an error's traceback is.
-    """
-    precision, device = trainer.strategy.precision_plugin, trainer.strategy.root_device
-    images, in_channels = shape
-    try:
-        taken = torch.empty(held, dtype=torch.uint8, device=device)
-        classifier = cast(ImageClassifier, precision.convert_module(classifier).to(device)).train()
-        classifier.enter(stage)
-        optimizer = classifier.make_optimizer()
-        pixels = torch.zeros(
-            (images, in_channels, stage.resolution, stage.resolution), dtype=torch.uint8, device=device
-        )
-        labels = torch.zeros(images, dtype=torch.long, device=device)
-        for _ in range(2):
-            with precision.train_step_context():
-                loss = classifier.training_step(Batch(pixels, labels, labels), 0)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        torch.cuda.synchronize(device)
-        del taken
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
-            raise
-        return False
-    return True
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """cuBLAS and cuDNN ask the driver for memory of their own, and have errors of their own."""
-    signs = ("out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
