@@ -29,16 +29,15 @@ def plan_of(configuration, arm, *overrides):
 @pytest.mark.parametrize(
     ("overrides", "px"),
     [
-        ((), (24, 24, 24, 48, 29)),
-        (("model=efficientnet_b0", "curriculum.resolution.end=224"), (224, 224, 224, 448, 274)),
+        ((), (24, 24, 24, 48, 28)),
+        (("model=efficientnet_b0", "curriculum.resolution.end=224"), (224, 224, 224, 448, 280)),
     ],
 )
-def test_the_scaled_arms_cost_four_times_the_base_within_a_fifth(overrides, px, configuration):
+def test_the_scaled_arms_cost_four_times_the_base_within_an_eighth(overrides, px, configuration):
     plans = {arm: plan_of(configuration, arm, *overrides) for arm in ARMS}
     assert tuple(plan.evaluation_resolution for plan in plans.values()) == px
     macs = {arm: plan.evaluation_macs / plans["base"].evaluation_macs for arm, plan in plans.items()}
-    assert all(macs[arm] == pytest.approx(4, rel=0.2) for arm in SCALED)
-    assert max(macs[arm] for arm in SCALED) < 1.2 * min(macs[arm] for arm in SCALED)
+    assert [macs[arm] for arm in SCALED] == pytest.approx([4] * 4, rel=0.125)
     assert plans["larger"].parameters == plans["base"].parameters
 
 
@@ -56,4 +55,4 @@ def test_a_sweep_and_one_command_draw_the_figure(tmp_path):
     figure = explain_files([tmp_path / "runs" / "scaling_cam"], files)
     titles = [axis.get_title().split("\n") for axis in figure.axes[1:6]]
     assert [arm for *_, arm in titles] == list(ARMS)
-    assert [size for _, size, _ in titles] == [f"CAM, {side}x{side}" for side in (6, 6, 6, 12, 8)]
+    assert [size for _, size, _ in titles] == [f"CAM, {side}x{side}" for side in (6, 6, 6, 12, 7)]
