@@ -12,25 +12,19 @@ inference mode; a training step is forward, loss, backward, with the published r
 
 import argparse
 import copy
-import gc
 import json
-import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from itertools import cycle, permutations
-from statistics import median, quantiles
+from statistics import median
 from typing import NamedTuple
 
 import torch
 import torchvision
+from timing import TASKS, Step, describe_machine, spread, step, time_in_turns
 from torch import nn
 
 from crescendo.analysis.memory import allocator_peak
-from crescendo.analysis.profile import describe_device, training_loss
 from crescendo.models import create_model
-from crescendo.models.layers import WithAuxiliary
 
 THEIRS = {
     "resnet50": "resnet50",
@@ -40,9 +34,6 @@ THEIRS = {
     "efficientnet_b0": "efficientnet_b0",
     "efficientnet_v2_s": "efficientnet_v2_s",
 }
-TASKS = ("forward", "training step")
-
-Step = Callable[[], None]
 
 
 class Result(NamedTuple):
@@ -50,7 +41,7 @@ class Result(NamedTuple):
 
     net: str
     task: str
-    seconds: list[tuple[float, float, float]]
+    seconds: list[list[float]]
     peak_bytes: tuple[int, int]
 
 
@@ -82,8 +73,7 @@ def describe(arguments: argparse.Namespace) -> str:
     """Hardware, versions and settings."""
     device = torch.device(arguments.device)
     return (
-        f"{describe_device(device)}, {arguments.threads} thread{'s' * (arguments.threads > 1)}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{describe_machine(device, arguments.threads)}, "
         f"torchvision {torchvision.__version__}; {arguments.resolution} px, batch of "
         f"{arguments.batch_size}, channels_last, float32, {arguments.turns} turns."
     )
@@ -99,12 +89,6 @@ def row(result: Result) -> str:
         f"| {result.net} | {result.task} | {milliseconds:.0f} | {ratio} | {control} "
         f"| {ours / 1e6:.1f} | {ours / theirs:.3f} |"
     )
-
-
-def spread(ratios: list[float]) -> str:
-    """Median and quartiles."""
-    low, _, high = quantiles(ratios, n=4)
-    return f"{median(ratios):.3f} ({low:.3f} to {high:.3f})"
 
 
 def compare(name: str, arguments: argparse.Namespace) -> list[Result]:
@@ -124,46 +108,14 @@ def compare(name: str, arguments: argparse.Namespace) -> list[Result]:
     results = []
     for task in TASKS:
         steps = [step(task, net, images, labels) for net in nets]
-        seconds = []
-        for _, order in zip(range(arguments.turns + 1), cycle(permutations(range(3))), strict=False):
-            taken = {which: time_of(steps[which], device) for which in order}
-            seconds.append((taken[0], taken[1], taken[2]))
+        seconds = time_in_turns(steps, arguments.turns, device)
         peaks = [peak_memory(steps[which], nets[which], device) for which in (0, 1)]
-        results.append(Result(name, task, seconds[1:], (peaks[0], peaks[1])))
+        results.append(Result(name, task, seconds, (peaks[0], peaks[1])))
     return results
 
 
 def unpretrained(name: str) -> dict[str, bool]:
     return {"init_weights": True} if name.startswith("googlenet") else {}
-
-
-def step(task: str, net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Step:
-    """What is timed. Gradients are dropped beforehand, so that each step makes them."""
-
-    def forward() -> None:
-        net.eval()
-        with torch.inference_mode():
-            net(images)
-
-    def train() -> None:
-        net.train().zero_grad()
-        output = net(images)
-        if hasattr(output, "aux_logits1"):
-            output = WithAuxiliary(output.logits, (output.aux_logits1, output.aux_logits2), 0.3)
-        training_loss(output, labels).backward()
-
-    return forward if task == "forward" else train
-
-
-def time_of(step: Step, device: torch.device) -> float:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def peak_memory(step: Step, net: nn.Module, device: torch.device) -> int:

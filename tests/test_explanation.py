@@ -104,3 +104,24 @@ def test_runs_side_by_side(runs, files, tmp_path):
     result = crescendo("explain", *arguments, "--method", "cam", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: --method cam: lenet5_modern does not end in global average")
+
+
+def test_runs_of_arms_are_named_by_them_and_a_pattern_stands_for_its_runs(files, tmp_path):
+    sweep = tmp_path / "runs" / "sweep"
+    for job, arm in enumerate(("base", "deeper")):
+        given = (
+            f"arm={arm}",
+            "model=resnet20",
+            "curriculum=constant",
+            "logger=csv",
+            f"runs_dir={sweep}/{job}",
+        )
+        result = train(*TINY, *given, "debug=smoke", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    figure = explain_files([sweep], files[:2])
+    titles = [axis.get_title() for axis in figure.axes[:3]]
+    assert titles == ["", *(f"resnet20, stage 3\nCAM, 8x8\n{arm}" for arm in ("base", "deeper"))]
+    twice = explain_files([sweep, tmp_path / "runs" / "s*" / "0"], files[:1])  # one arm a second time
+    names = [axis.get_title().split("\n")[-1] for axis in twice.axes[1:]]
+    runs = [config.parent.name for config in sorted(sweep.rglob("config.yaml"))]
+    assert names == [*runs, runs[0]]

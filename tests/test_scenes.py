@@ -1,9 +1,10 @@
-"""That a class activation map lies on the object: benchmarks/cam.py, at a smaller size."""
+"""Scenes whose boxes are known, and that a class activation map lies on the object (benchmarks/cam.py)."""
 
 import numpy as np
 import pytest
-from cam import CLASSES, FINER, SIDE, Box, draw_shape, look, make_scenes, train_on_scenes
+from cam import look, train_on_scenes
 from PIL import Image, ImageDraw
+from scenes import CLASSES, FINER, SIDE, Box, draw_shape, make_scenes
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from crescendo.errors import UserError
 
@@ -47,11 +47,13 @@ def _read(path: Path) -> str:
 
 
 def trainer_settings(trainer: DictConfig) -> DictConfig:
-    """The trainer's settings; cuDNN tries its algorithms out unless something else is said.
+    """What Lightning's Trainer is given; cuDNN tries its algorithms out unless something else is said.
 
     A stage has one shape, an evaluation two: they are soon tried.
     """
     settings = trainer.copy()
+    with open_dict(settings):
+        settings.pop("find_batch_size", None)  # ours: crescendo.batch_size
     if settings.get("benchmark") is None:
         settings.benchmark = not settings.deterministic
     return settings

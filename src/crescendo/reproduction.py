@@ -54,7 +54,8 @@ def reproduce(original: Path, *, runs_dir: str | None = None, trust: bool = Fals
         raise UserError(f"{original} is {status}: there is no end that could be reached again.")
     config = read_config(original)
     config.trust, config.resume = trust, None
-    config.budget = None  # its epochs are on record
+    config.budget = None  # its epochs are on record,
+    config.trainer.find_batch_size = False  # and its batch
     config.runs_dir = runs_dir or config.runs_dir
     train(config, read_overrides(original), read_choices(original))
     if not is_rank_zero():

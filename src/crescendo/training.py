@@ -94,9 +94,10 @@ def run(
     if config.budget is not None and config.resume is None:
         refuse_lengths_beside_budget(config, overrides)
     show_messages()
-    experiment, speeds, ranks = plan_training(config, overrides)
+    experiment, speeds, batch, ranks = plan_training(config, overrides)
     if is_rank_zero():
-        get_console().print(show_plan(experiment.plan, speeds, config.budget))
+        found = batch.line if batch else None
+        get_console().print(show_plan(experiment.plan, speeds, config.budget, found))
     if config.plan:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

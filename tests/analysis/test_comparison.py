@@ -40,7 +40,7 @@ def run(place, accuracy=None, status="finished", seconds=10.0, spent=(), typed=N
             "parameters": 272474,
             "macs": 41000000,
             "metrics": metrics,
-            **dict(zip(("train_macs", "cpu_seconds"), spent, strict=False)),
+            **dict(zip(("train_macs", "cpu_seconds", "images_per_second"), spent, strict=False)),
         }
         (place / "summary.json").write_text(json.dumps(summary))
     return place
@@ -351,12 +351,16 @@ def test_no_column_is_squeezed_at_any_width(tmp_path, width, settings):
 
 
 def test_markdown_has_every_column(tmp_path):
-    arms = [(FIXED, {1: (0.9, 1e12, 100.0), 2: (0.91, 1e12, 100.0)}), (RISING, {1: (0.9, 5e11, 50.0)})]
+    arms = [
+        (FIXED, {1: (0.9, 1e12, 100.0, 250.0), 2: (0.91, 1e12, 100.0, 350.0)}),
+        (RISING, {1: (0.9, 5e11, 50.0)}),
+    ]
     write_markdown(hold_against(compare(sweep(tmp_path, arms))), tmp_path / "table.md")
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[0].startswith(
-        "| arm | runs | test accuracy | std | parameters | MACs | train MACs | CPU s |"
+        "| arm | runs | test accuracy | std | parameters | MACs | train MACs | CPU s | images/s | seconds |"
     )
+    assert [line.split(" | ")[8] for line in lines[2:4]] == ["300", "-"]
     assert len({line.count("|") for line in lines[:4]}) == 1
     assert lines[2].startswith("| fixed | 2 | 0.9050 ± 0.0635 |")
     assert lines[3].endswith("| +0.0000 | - | - |")

@@ -66,7 +66,8 @@ class Row:
         accuracies: on the test images, in 0..1.
         seconds: of the whole run.
         train_macs: of the training and its refreshes of batch norm's statistics.
-        cpu_seconds: of the training alone. Both are None where a run has not recorded them.
+        cpu_seconds: of the training alone.
+        images_per_second: of the training alone. These three are None where a run has not recorded them.
         one_resolution: whether every epoch trains at the same.
         unfinished: "<status> <directory>" of each other run.
     """
@@ -80,6 +81,7 @@ class Row:
     seconds: Sequence[float]
     train_macs: Sequence[float | None]
     cpu_seconds: Sequence[float | None]
+    images_per_second: Sequence[float | None]
     one_resolution: bool
     parameters: int | None
     macs: int | None
@@ -225,6 +227,7 @@ def _row(directories: Sequence[Path], **what: Any) -> Row:
         seconds=[summary["seconds"] for summary in tested],
         train_macs=[_spent_macs(summary) for summary in tested],
         cpu_seconds=[summary["cpu_seconds"] for summary in tested],
+        images_per_second=[summary["images_per_second"] for summary in tested],
         parameters=first.get("parameters"),
         macs=first.get("macs"),
         unfinished=[

@@ -19,7 +19,10 @@ from crescendo.analysis.plan import short_number
 from crescendo.analysis.uncertainty import Interval
 
 # The columns that a narrow terminal goes without, the first of them first.
-EXPENDABLE = ("seconds", "std", "MACs", "parameters", "CPU s", "train MACs", "cost at equal accuracy")
+EXPENDABLE = (
+    *("images/s", "seconds", "std", "MACs", "parameters", "CPU s", "train MACs"),
+    "cost at equal accuracy",
+)
 ENDLESS = 10_000  # columns of a terminal
 
 
@@ -42,7 +45,8 @@ def cells_of(comparison: Comparison) -> Cells:
     """
     rows = comparison.rows
     names = list(rows[0].differences)
-    headings = ["runs", "test accuracy", "std", "parameters", "MACs", "train MACs", "CPU s", "seconds"]
+    headings = ["runs", "test accuracy", "std", "parameters", "MACs"]
+    headings += ["train MACs", "CPU s", "images/s", "seconds"]
     if comparison.reference is not None:
         headings += ["difference", "p", "cost at equal accuracy"]
     numbers = []
@@ -55,6 +59,7 @@ def cells_of(comparison: Comparison) -> Cells:
             short_number(row.macs) if row.macs else "-",
             _mean_number(row.train_macs),
             _mean_number(row.cpu_seconds),
+            _mean_number(row.images_per_second),
             f"{mean(row.seconds):.1f}" if row.seconds else "-",
         ]
         if row is comparison.reference:
@@ -136,11 +141,11 @@ def write_runs(rows: Sequence[Row], path: Path) -> None:
     """A csv of the finished runs: in what they differ, their seed, test accuracy, costs and directory."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        costs = ["test_accuracy", "seconds", "train_macs", "cpu_seconds"]
+        costs = ["test_accuracy", "seconds", "train_macs", "cpu_seconds", "images_per_second"]
         writer.writerow([*rows[0].differences, "seed", *costs, "run"])
         for row in rows:
-            columns = (row.seeds, row.accuracies, row.seconds, row.train_macs, row.cpu_seconds)
-            for values in zip(*columns, row.directories, strict=True):
+            measured = (row.seconds, row.train_macs, row.cpu_seconds, row.images_per_second)
+            for values in zip(row.seeds, row.accuracies, *measured, row.directories, strict=True):
                 writer.writerow([*row.differences.values(), *values])
 
 

@@ -10,10 +10,12 @@ from crescendo.cli.options import Picture, RunDirectory, Trust, write_picture
 
 
 def explain(
-    run: RunDirectory,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run directory; a sweep or a pattern: all of its runs.")
+    ],
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Image files.")],
     others: Annotated[
-        list[Path] | None, typer.Option("--run", help="Another run to show beside it; may be repeated.")
+        list[Path] | None, typer.Option("--run", help="Another to show beside it; may be repeated.")
     ] = None,
     class_name: Annotated[
         str | None, typer.Option("--class", help="What speaks for this class, not for the run's answer.")
