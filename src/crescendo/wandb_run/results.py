@@ -62,7 +62,7 @@ def _confusions(matrix: Matrix) -> dict[str, Any]:
     columns = ["Actual", "Predicted", "nPredictions"]  # as the chart calls them
     chart = wandb.plot_table(
         CONFUSION_MATRIX,
-        wandb.Table(columns=[*columns], data=cells),
+        wandb.Table(columns=list(columns), data=cells),
         {column: column for column in columns},
         {"title": "confusion matrix of the test"},
     )
@@ -72,8 +72,9 @@ def _confusions(matrix: Matrix) -> dict[str, Any]:
 def _classes(matrix: Matrix) -> Any:
     import wandb
 
+    columns = ["class", "images", "accuracy", "precision", "most often taken for", "share"]
     return wandb.Table(
-        columns=["class", "images", "accuracy", "precision", "most often taken for", "share"],
+        columns=list(columns),
         data=[
             [
                 result.name,
@@ -109,13 +110,13 @@ def _mistakes(
         ]
         for index, place in zip(indices, places, strict=True)
     ]
-    columns: list[str | int] = ["name", "class", "answer", "probability", "probability of the class"]
+    columns = ["name", "class", "answer", "probability", "probability of the class"]
     pictures = _pictures(classifier, test, indices, given, resolution) if len(places) else []
     for title, images in pictures:
         columns.append(title)
         for row, image in zip(facts, images, strict=True):
             row.append(image)
-    return wandb.Table(columns=columns, data=facts)
+    return wandb.Table(columns=list(columns), data=facts)
 
 
 def _pictures(

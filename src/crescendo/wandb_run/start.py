@@ -54,7 +54,7 @@ def weights_and_biases(
     import wandb  # a second of imports that other loggers need not pay
 
     mode: Any = os.environ.get("WANDB_MODE")
-    why: str | None = None
+    why = None
     if mode == "disabled":
         return None
     earlier = sorted((run.directory / "wandb").glob("*run-*"))
