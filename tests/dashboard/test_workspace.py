@@ -171,6 +171,7 @@ def server(monkeypatch):
         served.shutdown()
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_what_the_dry_run_writes_and_a_url_is_overwritten(tmp_path, server):
     def saved(*options):
         result = command(
