@@ -31,12 +31,16 @@ SECONDS = 300  # that a command may take
 def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the project in a subprocess, in a home without a W&B account.
 
-    What brings no environment of its own is forked from a process that has imported torch before.
+    What brings no environment of its own is forked from a process that has imported torch before; not
+    beside a GPU, which forked processes cannot use.
     """
+    import torch  # after conftest.py has set its threads
+
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     with tempfile.TemporaryDirectory() as home:
         everything = kept | {"HOME": home, "OMP_NUM_THREADS": "1", **environment}
-        if environment or not (arguments[0].endswith(".py") or arguments[:2] == ("-m", "crescendo.cli")):
+        is_ours = arguments[0].endswith(".py") or arguments[:2] == ("-m", "crescendo.cli")
+        if environment or torch.cuda.is_available() or not is_ours:
             return subprocess.run(
                 [sys.executable, *arguments],
                 cwd=cwd,

@@ -101,6 +101,9 @@ def become(cwd: str, environment: dict[str, str], out: Path) -> None:
         file = os.open(out / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    os.makedirs(MEDIA_TMP.name, exist_ok=True)  # the child before this one has removed it at its end
 
 
 def execute(arguments: list[str]) -> None:

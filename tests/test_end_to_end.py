@@ -59,6 +59,7 @@ def test_a_run_leaves_a_complete_directory(finished):
         *(
             "config.yaml",
             "overrides.yaml",
+            "choices.yaml",
             "metrics.csv",
             "train.log",
             "summary.json",

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from crescendo import batch_norm
 from crescendo.classifier import ImageClassifier
 from crescendo.curriculum.budget import Budget
+from crescendo.devices import trainer_settings
 from crescendo.errors import UserError
 from crescendo.experiment import prepare
 from crescendo.planning import plan_training
@@ -33,7 +34,9 @@ def measured(config):
 
     experiment.classifier.training_step = watched
     curriculum, data = experiment.curriculum, experiment.data
-    speeds, _ = probe(config.trainer, [], lambda _: [], experiment.classifier, data, curriculum)
+    speeds, _ = probe(
+        trainer_settings(config.trainer), [], lambda _: [], experiment.classifier, data, curriculum
+    )
     return speeds, seen
 
 
@@ -73,7 +76,7 @@ def test_what_is_measured_is_what_trains(configuration, monkeypatch):
     net = ("model=resnet20", "model.width=4", "curriculum.resolution.start=16")
     added = ("compile=true", "bn_refresh=1", "validate_stage=true")
     config = configuration(*TINY, *net, *added, "plan=probe")
-    _, speeds, _ = plan_training(config, [])
+    _, speeds, *_ = plan_training(config, [])
     assert compiled == ["ResNetCifar"]
     assert len(refreshed) == 2  # one a stage
     assert validated  # at the first stage's own resolution
@@ -100,7 +103,7 @@ def test_a_budget_of_macs_gives_the_epochs(configuration):
     affordable = TRAINING * (3 * small + 2 * large)  # five epochs, three of them at 28 px
     without = [override for override in TINY if "max_epochs" not in override]
     config = configuration(*without, "plan=true", f"budget={affordable / 1e6:.6f}MMAC")
-    experiment, speeds, _ = plan_training(config, [])
+    experiment, speeds, *_ = plan_training(config, [])
     assert config.trainer.max_epochs == 5
     assert [stage.epochs for stage in experiment.plan.stages] == [3, 2]
     assert speeds is None

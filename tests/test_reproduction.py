@@ -32,6 +32,16 @@ def test_the_same_comes_out_again(original, tmp_path):
     assert machine["threads"] == 1
 
 
+@pytest.mark.slow
+def test_the_same_comes_out_of_two_processes_again(uninterrupted, tmp_path):
+    original = uninterrupted(*SETTINGS, "trainer.devices=2")
+    result = crescendo("reproduce", str(original), "--runs-dir", str(tmp_path / "again"), cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("the same, bit by bit: weights, metrics and predictions") == 1
+    (config,) = (tmp_path / "again").rglob("config.yaml")
+    assert_same_end(config.parent, original)
+
+
 def test_what_differs_is_named(original, tmp_path):
     """The record says another rate than the run was trained with, as if the code had changed."""
     config = original / "config.yaml"

@@ -12,7 +12,7 @@ CONFIG = OmegaConf.create({"data": {"name": "x"}, "model": {}, "seed": "${data.n
 
 
 def record(directory, error=None):
-    with runs.recording(directory, CONFIG, ["seed=1"], rank_zero=True) as run:
+    with runs.recording(directory, CONFIG, ["seed=1"], {"model": "lenet5"}, rank_zero=True) as run:
         run.summary["parameters"] = 7
         logging.getLogger("crescendo.somewhere").warning("a line")
         if error is not None:
@@ -39,7 +39,16 @@ def test_a_finished_run_leaves_its_records(tmp_path):
     assert summary["packages"]["torch"]
     assert OmegaConf.load(tmp_path / "config.yaml").seed == "x"  # resolved
     assert OmegaConf.load(tmp_path / "overrides.yaml") == ["seed=1"]
+    assert runs.read_choices(tmp_path) == {"model": "lenet5"}
     assert "a line" in (tmp_path / "train.log").read_text()
+
+
+def test_a_run_that_is_resumed_has_its_choices_on_record(tmp_path):
+    record(tmp_path)
+    resumed = OmegaConf.merge(CONFIG, {"resume": str(tmp_path)})
+    with runs.recording(tmp_path, resumed, [], {"model": "resnet20"}, rank_zero=True) as run:
+        assert run.choices == {"model": "lenet5"}
+    assert runs.read_choices(tmp_path) == {"model": "lenet5"}
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from crescendo import tracking
 from crescendo.classifier import ImageClassifier
 from crescendo.curriculum import Curriculum
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.data import ImageData, Transform
 from crescendo.data.images import Sets, StoredImages
+from crescendo.devices import peak_memory_bytes
 from crescendo.metrics_file import MetricsFile
 from crescendo.models import create_model
 from crescendo.optim import Step
@@ -46,6 +46,16 @@ def test_metrics_file_is_on_disk_after_every_row(tmp_path):
     for step in range(3):
         metrics.log_metrics({"loss": float(step)}, step=step)
         assert rows_of(metrics.path)[-1] == {"step": str(step), "loss": str(float(step))}
+
+
+def test_metrics_file_has_the_numbers_that_it_kept(tmp_path):
+    metrics = MetricsFile(tmp_path)
+    metrics.log_metrics({"train/images": 10.0}, step=0)
+    metrics.log_metrics({"accuracy": 0.0}, step=0)
+    metrics.log_metrics({"train/images": 20.0}, step=1)
+    again = MetricsFile(tmp_path, kept=2)
+    again.log_metrics({"accuracy": 0.5}, step=1)
+    assert list(again.numbers()) == [(0, {"train/images": 10}), (0, {"accuracy": 0}), (1, {"accuracy": 0.5})]
 
 
 def trained(place, images, every_n_steps=3, parts=2, callbacks=(), **settings):
@@ -94,6 +104,9 @@ def test_rows_count_optimizer_steps_and_name_the_rate_that_each_used(tmp_path):
     assert [float(row["lr"]) for row in training] == pytest.approx([1, 1, 0.1, 0.1])
     # 3 x 1000 for each image of the steps so far, 10 a step
     assert [float(row["train/macs"]) for row in training] == [90_000, 120_000, 180_000, 240_000]
+    assert [int(row["train/images"]) for row in training] == [30, 40, 60, 80]
+    assert [float(row["train/epochs"]) for row in training] == [0.75, 1, 1.5, 2]
+    assert all(10**7 < int(row["memory/peak_bytes"]) < 10**12 for row in training)
     seconds = [float(row["train/seconds"]) for row in training]
     assert 0 < seconds[0] < seconds[1] < seconds[2] < seconds[3]
     assert summary["images_per_second"] == pytest.approx(80 / seconds[3], abs=0.1)
@@ -143,4 +156,4 @@ def test_a_training_that_goes_on_has_waited_before(tmp_path):
 
 
 def test_peak_memory_is_in_bytes():
-    assert 10**7 < tracking.peak_memory_bytes() < 10**12
+    assert 10**7 < peak_memory_bytes() < 10**12

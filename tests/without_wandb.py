@@ -8,11 +8,11 @@ import sys
 
 from commands import REPOSITORY
 
-from crescendo import wandb_run
 from crescendo.classifier import ImageClassifier
+from crescendo.wandb_run import logger
 
 number = signal.Signals[sys.argv.pop(1)]
-wandb_run.FINISH_SECONDS = 2.0
+logger.FINISH_SECONDS = 2.0
 step = ImageClassifier.training_step
 
 

@@ -183,6 +183,7 @@ class TrainerSettings(Target):
     max_epochs: PositiveInt
     max_steps: Annotated[int, Field(ge=-1)]
     accumulate_grad_batches: PositiveInt
+    find_batch_size: bool = False
     gradient_clip_val: PositiveFloat | None
     log_every_n_steps: PositiveInt
     check_val_every_n_epoch: PositiveInt
@@ -254,6 +255,11 @@ def validate(config: DictConfig) -> None:
     _check_callbacks(values["callbacks"])
     if not values.get("trust"):
         check_targets(values)
+
+
+def typed_settings(overrides: Sequence[str]) -> set[str]:
+    """Their names: of "data.batch_size=64", "data.batch_size"."""
+    return {override.split("=")[0].lstrip("+~") for override in overrides}
 
 
 def _check_callbacks(callbacks: dict[str, dict[str, Any]]) -> None:

@@ -1,13 +1,14 @@
-"""What data parallel training is set to, on one device or many."""
+"""The devices of a training: what one or many are set to, what they are, the memory they take."""
 
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from crescendo.errors import UserError
 
@@ -46,11 +47,13 @@ def _read(path: Path) -> str:
 
 
 def trainer_settings(trainer: DictConfig) -> DictConfig:
-    """The trainer's settings; cuDNN tries its algorithms out unless something else is said.
+    """What Lightning's Trainer is given; cuDNN tries its algorithms out unless something else is said.
 
     A stage has one shape, an evaluation two: they are soon tried.
     """
     settings = trainer.copy()
+    with open_dict(settings):
+        settings.pop("find_batch_size", None)  # ours: crescendo.batch_size
     if settings.get("benchmark") is None:
         settings.benchmark = not settings.deterministic
     return settings
@@ -77,3 +80,13 @@ def set_up_ddp(trainer: L.Trainer) -> None:
             "static_graph": trainer.accumulate_grad_batches == 1 and not searched,
         }
         trainer.strategy._ddp_kwargs = settings | chosen
+
+
+def peak_memory_bytes() -> int:
+    """The peak of the device's allocator where there is a GPU, else of the process's resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource  # POSIX alone
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

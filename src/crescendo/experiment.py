@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from crescendo.analysis.plan import Plan, check_net_follows, make_plan
 from crescendo.classifier import ImageClassifier
+from crescendo.config import typed_settings
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.data import Augmentation, ImageData, Transform
 from crescendo.data.images import Sets
@@ -69,7 +70,8 @@ def prepare(
     curriculum = build_curriculum(config, classifier.net)
     check_net_follows(classifier.net, curriculum)
     if earlier is not None:
-        data, class_names = earlier.data.under(curriculum), earlier.class_names
+        data = earlier.data.under(curriculum, config.data.batch_size)
+        class_names = earlier.class_names
     else:
         data, class_names = build_data(config, curriculum)
     plan = make_plan(
@@ -199,7 +201,7 @@ def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, l
 
 def _refuse_knobs_without_owner(knobs: Sequence[str], net: str, overrides: Sequence[str]) -> None:
     """A knob that was typed and that the net has no layer for is a mistake, not a warning."""
-    typed = {override.split("=")[0].lstrip("+~") for override in overrides}
+    typed = typed_settings(overrides)
     for knob in knobs:
         if any(name.startswith(f"regularization.{knob}") for name in typed):
             raise UserError(

@@ -2,7 +2,7 @@
 
 import csv
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 # Columns that a clock has measured, and that are never the same twice.
-MEASURED = ("train/images_per_second", "train/seconds", "data/wait", "bn_refresh/seconds")
+MEASURED = (
+    *("train/images_per_second", "train/seconds", "data/wait", "memory/peak_bytes"),
+    "bn_refresh/seconds",
+)
 
 
 class MetricsFile(Logger):
@@ -32,6 +35,12 @@ class MetricsFile(Logger):
     def rows(self) -> int:
         """Number of rows, on rank 0."""
         return len(self._rows)
+
+    def numbers(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """The step and the numbers of each row, on rank 0."""
+        for row in self._rows:
+            known = {name: float(value) for name, value in row.items() if value not in ("", None)}
+            yield int(known.pop("step")), known
 
     @property
     def name(self) -> str:

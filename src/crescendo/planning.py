@@ -1,5 +1,6 @@
 """What a training is going to be, before it starts: its stages, speed, length within a budget, picture."""
 
+import logging
 import math
 from collections.abc import Sequence
 from subprocess import Popen
@@ -7,20 +8,26 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig
 
+from crescendo.analysis.batch_fit import BatchFit
 from crescendo.analysis.preview import batches_as_seen, draw_preview
 from crescendo.analysis.speed import Speeds
+from crescendo.batch_size import find_batch_size, learning_rate_line
 from crescendo.compilation import compile_net
+from crescendo.config import typed_settings
 from crescendo.curriculum.budget import Budget, fit_epochs
 from crescendo.curriculum.schedule import Stage
 from crescendo.devices import trainer_settings
 from crescendo.errors import UserError
 from crescendo.experiment import Experiment, around_validation, build_curriculum, prepare
 from crescendo.probe import probe
+from crescendo.ranks import is_rank_zero
 from crescendo.resolvers import fewest_epochs
 from crescendo.targets import build, check_arguments
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
 
 
 class Planned(NamedTuple):
@@ -28,37 +35,51 @@ class Planned(NamedTuple):
 
     Attributes:
         speeds: where they were to be measured.
-        ranks: the processes that measuring started, which wait for the training.
+        batch: where it was to be found.
+        ranks: the processes that either started, which wait for the training.
     """
 
     experiment: Experiment
     speeds: Speeds | None
+    batch: BatchFit | None
     ranks: list[Popen[bytes]]
 
 
 def plan_training(config: DictConfig, overrides: Sequence[str]) -> Planned:
     """Prepare a training, and measure it first where that is asked for.
 
-    A new run under `budget` gets the trainer.max_epochs that it pays for, in `config`; one that is resumed
-    has them.
+    A new run under `budget` gets the trainer.max_epochs that it pays for, in `config`, and one under
+    trainer.find_batch_size the data.batch_size that fits; one that is resumed has them.
 
     Raises:
-        UserError: the budget is too small for one epoch of each stage.
+        UserError: the budget is too small for one epoch of each stage, or the memory for the smallest batch.
     """
     budget = Budget.parse(config.budget) if config.budget is not None and config.resume is None else None
     if budget is not None:  # long enough to be built, until it is known
         config.trainer.max_epochs = max(config.trainer.max_epochs, _fewest_epochs(config))
     measured = config.plan == "probe" or (budget is not None and budget.kind == "seconds")
+    found = config.trainer.get("find_batch_size", False) and config.resume is None
+    configured = config.data.batch_size
+    if found:  # small enough to be built, until it is known
+        config.data.batch_size = config.trainer.accumulate_grad_batches
     only_planned = bool(config.plan) and not measured and config.weights is None
-    experiment = prepare(config, overrides, shapes_only=only_planned)
+    experiment = prepare(config, overrides, shapes_only=only_planned and not found)
     speeds: Speeds | None = None
+    batch: BatchFit | None = None
     ranks: list[Popen[bytes]] = []
+    if found:
+        bound = configured if "data.batch_size" in typed_settings(overrides) else None
+        batch, ranks = find_batch_size(config, experiment, bound)
+        config.data.batch_size = batch.batch_size
+        if is_rank_zero() and batch.batch_size != configured:
+            log.info(learning_rate_line(config.optimizer.lr, configured, batch.batch_size))
+        experiment = prepare(config, overrides, shapes_only=only_planned, earlier=experiment)
     if measured:
         callbacks = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
         if config.compile:
             compile_net(experiment.classifier.net, len(experiment.curriculum.plan))
         macs = experiment.plan.evaluation_macs
-        speeds, ranks = probe(
+        speeds, started = probe(
             trainer_settings(config.trainer),
             callbacks,
             lambda data: around_validation(config, data, macs, {}),
@@ -66,10 +87,11 @@ def plan_training(config: DictConfig, overrides: Sequence[str]) -> Planned:
             experiment.data,
             experiment.curriculum,
         )
+        ranks = ranks + started
     if budget is not None:
         config.trainer.max_epochs = _epochs_within(budget, config, experiment, speeds)
         experiment = prepare(config, overrides, shapes_only=bool(config.plan), earlier=experiment)
-    return Planned(experiment, speeds, ranks)
+    return Planned(experiment, speeds, batch, ranks)
 
 
 def _epochs_within(budget: Budget, config: DictConfig, experiment: Experiment, speeds: Speeds | None) -> int:
@@ -98,8 +120,7 @@ def _fewest_epochs(config: DictConfig) -> int:
 
 def refuse_lengths_beside_budget(config: DictConfig, overrides: Sequence[str]) -> None:
     """A budget gives the epochs: a length beside it is a contradiction."""
-    typed = {override.split("=")[0].lstrip("+~") for override in overrides}
-    if "trainer.max_epochs" in typed:
+    if "trainer.max_epochs" in typed_settings(overrides):
         raise UserError(
             f"budget={config.budget} sets trainer.max_epochs, trainer.max_epochs={config.trainer.max_epochs} "
             f"was given beside it: leave one of them out."
@@ -118,7 +139,7 @@ def preview_training(config: DictConfig, overrides: Sequence[str], images: int) 
         config: validated.
 
     Raises:
-        UserError: its budget is one of time, which would have to be measured.
+        UserError: its budget is one of time, or its batch what fits: both would have to be measured.
     """
     check_arguments(config)
     if config.budget is not None:
@@ -128,6 +149,11 @@ def preview_training(config: DictConfig, overrides: Sequence[str], images: int) 
                 f"budget={config.budget}: a preview measures nothing. Give the trainer.max_epochs that "
                 f"python train.py plan=probe budget={config.budget} finds, or a budget of MACs."
             )
+    if config.trainer.get("find_batch_size"):
+        raise UserError(
+            "trainer.find_batch_size=true: a preview measures nothing. Give the data.batch_size that "
+            "python train.py plan=true trainer.find_batch_size=true finds."
+        )
     experiment = plan_training(config, overrides).experiment
     classifier, curriculum = experiment.classifier, experiment.curriculum
     steps = curriculum.epochs * experiment.plan.steps_per_epoch

@@ -25,9 +25,8 @@ from crescendo.classifier import ImageClassifier
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.curriculum.schedule import Curriculum, Stage
 from crescendo.data import ImageData
-from crescendo.devices import set_up_ddp
+from crescendo.devices import peak_memory_bytes, set_up_ddp
 from crescendo.targets import build
-from crescendo.tracking import peak_memory_bytes
 from crescendo.validation import StatisticsRefresh
 
 log = logging.getLogger(__name__)

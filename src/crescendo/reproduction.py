@@ -15,7 +15,7 @@ from crescendo.checkpoints import BEST, LAST, load_checkpoint
 from crescendo.errors import UserError
 from crescendo.metrics_file import MEASURED
 from crescendo.ranks import is_rank_zero
-from crescendo.runs import RUN_DIRECTORY_VARIABLE, read_config, read_overrides, read_summary
+from crescendo.runs import RUN_DIRECTORY_VARIABLE, read_choices, read_config, read_overrides, read_summary
 from crescendo.training import run as train
 
 CHANGED = "+"  # behind a revision whose files had been changed
@@ -54,9 +54,10 @@ def reproduce(original: Path, *, runs_dir: str | None = None, trust: bool = Fals
         raise UserError(f"{original} is {status}: there is no end that could be reached again.")
     config = read_config(original)
     config.trust, config.resume = trust, None
-    config.budget = None  # its epochs are on record
+    config.budget = None  # its epochs are on record,
+    config.trainer.find_batch_size = False  # and its batch
     config.runs_dir = runs_dir or config.runs_dir
-    train(config, read_overrides(original))
+    train(config, read_overrides(original), read_choices(original))
     if not is_rank_zero():
         return None
     directory = Path(os.environ[RUN_DIRECTORY_VARIABLE])

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from crescendo.config import typed_settings
 from crescendo.errors import UserError
 from crescendo.runs import REQUEUED, find_runs, is_held, read_config, read_summary
 from crescendo.targets import resolved
@@ -109,6 +110,10 @@ def resumed_config(config: DictConfig, overrides: Sequence[str], directory: Path
     typed = _typed(config, overrides)
     if theirs.get("budget") and theirs.budget == config.budget:  # which gave the run its epochs
         config.trainer.max_epochs = theirs.trainer.max_epochs
+    if theirs.trainer.get("find_batch_size") and config.trainer.get("find_batch_size"):
+        bounded = "data.batch_size" in typed_settings(overrides)
+        if not bounded or config.data.batch_size >= theirs.data.batch_size:  # which was found once
+            config.data.batch_size = theirs.data.batch_size
     given, own = (dict(_leaves(resolved(each))) for each in (config, theirs))
     differences = {
         key: f"{key}: {own.get(key)!r} in the run, {given.get(key)!r} was given"

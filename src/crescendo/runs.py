@@ -1,7 +1,8 @@
 """A run is a directory: its configuration, its log, its checkpoints, and how it ended.
 
 runs/<name>/<date>_<time>_<short id>/
-  config.yaml  overrides.yaml  metrics.csv  train.log  confusion_matrix.csv  predictions.csv
+  config.yaml  overrides.yaml  choices.yaml
+  metrics.csv  train.log  confusion_matrix.csv  predictions.csv
   checkpoints/best.ckpt  checkpoints/last.ckpt
   summary.json
 """
@@ -19,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -73,10 +74,12 @@ class Run:
     """A run that is going on. `summary` is written to summary.json when it ends, however it ends.
 
     Attributes:
+        choices: the option of each group of the configuration; empty where that is not on record.
         pruned: the study that it is a trial of has given it up: it ends early, and well.
     """
 
     directory: Path
+    choices: Mapping[str, str] = field(default_factory=dict)
     pruned: bool = False
     summary: dict[str, Any] = field(default_factory=dict)
 
@@ -128,13 +131,22 @@ def _holding(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def recording(
-    directory: Path, config: DictConfig, overrides: Sequence[str], *, rank_zero: bool
+    directory: Path,
+    config: DictConfig,
+    overrides: Sequence[str],
+    choices: Mapping[str, str] | None = None,
+    *,
+    rank_zero: bool,
 ) -> Iterator[Run]:
     """Record a run: its configuration and log now, summary.json at the end.
 
     A finished run, a pruned, a failed and an interrupted one each say so. Other ranks than 0 write nothing.
+
+    Args:
+        choices: the option of each group, of a run that begins; one that is resumed has them on record.
     """
-    run = Run(directory)
+    resumed = config.get("resume") is not None
+    run = Run(directory, read_choices(directory) if resumed else dict(choices or {}))
     if not rank_zero:
         yield run
         return
@@ -147,6 +159,7 @@ def _record(run: Run, config: DictConfig, overrides: Sequence[str]) -> Iterator[
     write_whole(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     if config.get("resume") is None:
         write_whole(directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+        write_whole(directory / "choices.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(run.choices))))
     handler = _RunLog(directory / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     roots = [logging.getLogger(name) for name in ("crescendo", "lightning.pytorch", "py.warnings")]
@@ -239,14 +252,28 @@ def read_overrides(directory: Path) -> list[str]:
     Raises:
         UserError: its overrides.yaml cannot be read.
     """
-    path = directory / "overrides.yaml"
+    overrides = _read_yaml(directory / "overrides.yaml")
+    return [str(override) for override in overrides] if isinstance(overrides, list) else []
+
+
+def read_choices(directory: Path) -> dict[str, str]:
+    """The option of each group that a run was composed of; nothing where that is not recorded.
+
+    Raises:
+        UserError: its choices.yaml cannot be read.
+    """
+    choices = _read_yaml(directory / "choices.yaml")
+    return {str(group): str(option) for group, option in choices.items()} if isinstance(choices, dict) else {}
+
+
+def _read_yaml(path: Path) -> Any:
+    """The plain values of a file; None where there is none."""
     if not path.is_file():
-        return []
+        return None
     try:
-        overrides = OmegaConf.to_container(OmegaConf.load(path))
+        return OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    return [str(override) for override in overrides] if isinstance(overrides, list) else []
 
 
 def read_summary(directory: Path) -> dict[str, Any]:

@@ -14,10 +14,14 @@ from crescendo.classifier import ImageClassifier
 from crescendo.compilation import CompileClock
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.data.loading import Loader
+from crescendo.devices import peak_memory_bytes
 from crescendo.metrics_file import MetricsFile
 from crescendo.nonfinite import NonFiniteError, Window, all_finite
 from crescendo.runs import Run
 from crescendo.stopwatch import Stopwatch
+
+# How far the training is, by each thing that it takes: what a curve can be drawn against.
+PROGRESS = ("epoch", "train/epochs", "train/images", "train/macs", "train/seconds")
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +29,10 @@ log = logging.getLogger(__name__)
 class StepMetrics(L.Callback):
     """Logs the training every `every_n_steps` optimizer steps, and an epoch's line at its end.
 
-    Only at those steps is anything read from the device. train/macs and train/seconds are what the training
-    took up to the row, without validation; what all of it took goes to the summary: images_per_second, also
-    without what `clock` saw of torch.compile; data_wait, the share of the same time that rank 0 waited for
+    Only at those steps is anything read from the device. The columns of PROGRESS are what was trained up to
+    the row, by all devices, and its seconds without validation; memory/peak_bytes is the most of rank 0 so
+    far. What all of it took goes to the summary: images_per_second, also without what `clock` saw of
+    torch.compile; data_wait, the share of the same time that rank 0 waited for
     batches; train_macs; and cpu_seconds of all ranks, without those of loader workers.
 
     Args:
@@ -203,12 +208,15 @@ class StepMetrics(L.Callback):
         self.shown = {"loss": loss / images, "accuracy": correct / images, "speed": images / seconds}
         metrics = {
             "epoch": trainer.current_epoch,
+            "train/epochs": trainer.current_epoch + _batches_done(trainer) / trainer.num_training_batches,
+            "train/images": self._images,
             "train/loss": self.shown["loss"],
             "train/accuracy": self.shown["accuracy"],
             "train/images_per_second": self.shown["speed"],
             "train/macs": self._train_macs,
             "train/seconds": self._seconds,
             "data/wait": waited / seconds,
+            "memory/peak_bytes": peak_memory_bytes(),
             "lr": self._rate,
             "curriculum/stage": stage.index,
             "curriculum/resolution": stage.resolution,

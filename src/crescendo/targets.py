@@ -17,6 +17,7 @@ TRUSTED = ("crescendo", "torch", "torchvision", "torchmetrics", "lightning", "hy
 # A class is made; a function does whatever it does (torch.load unpickles), so that only ours are called that
 # make nets, sources of images and loggers.
 FACTORIES = ("crescendo.models", "crescendo.data", "crescendo.tracking", "crescendo.wandb_run")
+OURS = ("trainer.find_batch_size",)  # settings beside a target's arguments, which it is not given
 TRUST = "What you wrote or read yourself is built with trust=true (crescendo <verb> --trust)."
 
 
@@ -146,7 +147,7 @@ def _check_arguments(target: Callable[..., Any], node: Mapping[str, Any], key: s
     parameters = inspect.signature(target).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for argument, value in node.items():
-        if argument.startswith("_"):
+        if argument.startswith("_") or f"{key}.{argument}" in OURS:
             continue
         if argument not in parameters:
             if open_ended:

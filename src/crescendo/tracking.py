@@ -1,12 +1,10 @@
 """What is seen of a training: messages, the progress bar, TensorBoard, the end of W&B."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -14,10 +12,14 @@ from rich import get_console
 from rich.logging import RichHandler
 
 from crescendo.classifier import ImageClassifier
-from crescendo.errors import UserError
+from crescendo.data.datamodule import AddressedDataset
+from crescendo.errors import Interrupted, UserError
+from crescendo.metrics_file import MetricsFile
 from crescendo.runs import TRACEBACK_LOGGER, Run
 from crescendo.step_metrics import StepMetrics
 from crescendo.wandb_run import WandbRun
+from crescendo.wandb_run.logger import Ending
+from crescendo.wandb_run.results import show
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +49,38 @@ def tensorboard(run: Run, config: dict[str, Any]) -> TensorBoardLogger:
         raise UserError('logger=tensorboard needs pip install "crescendo[tensorboard]".') from error
 
 
-def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
-    """Close W&B's run, as failed where it is; else the next run of this process would write into it."""
+def begin_loggers(loggers: Sequence[Logger], file: MetricsFile) -> None:
+    """Tell W&B's run with which row of metrics.csv the training begins, or goes on."""
     for logger in loggers:
         if isinstance(logger, WandbRun):
-            logger.finish(failed=failed)
+            logger.go_on(file)
+
+
+def show_test(
+    loggers: Sequence[Logger],
+    classifier: ImageClassifier,
+    test: AddressedDataset,
+    names: Sequence[str],
+    resolution: int,
+) -> None:
+    """Have W&B's run show the test: confusions, classes, worst mistakes and what the net looked at."""
+    for logger in loggers:
+        if isinstance(logger, WandbRun) and not logger.lost:
+            logger.results = show(classifier, test, names, resolution)
+
+
+def finish_loggers(loggers: Sequence[Logger], error: BaseException | None, *, pruned: bool = False) -> None:
+    """Close W&B's run, as failed where it is; else the next run of this process would write into it.
+
+    Args:
+        error: what ends the run before its time.
+    """
+    ending: Ending = "pruned" if pruned else "finished"
+    if error is not None:
+        ending = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+    for logger in loggers:
+        if isinstance(logger, WandbRun):
+            logger.finish(ending, None if error is None else str(error) or type(error).__name__)
 
 
 class ProgressBar(RichProgressBar):
@@ -83,13 +112,3 @@ class ProgressBar(RichProgressBar):
             "accuracy": steps.shown["accuracy"],
             "images/s": f"{steps.shown['speed']:.0f}",
         }
-
-
-def peak_memory_bytes() -> int:
-    """The peak of the device's allocator where there is a GPU, else of the process's resident memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    import resource  # POSIX alone
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

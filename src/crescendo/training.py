@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from rich import get_console
 
+from crescendo.analysis.mistakes import Matrix
 from crescendo.analysis.plan import show_plan
-from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
+from crescendo.analysis.results import show_result, write_confusion_matrix
 from crescendo.answers import write_answers
 from crescendo.checkpoints import AtomicCheckpointIO, clean_partials, find_checkpoint, load_best
 from crescendo.classifier import ImageClassifier
@@ -24,7 +26,13 @@ from crescendo.compilation import CompileClock, compile_net
 from crescendo.config import validate
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.data import ImageData
-from crescendo.devices import check_devices, describe_machine, set_up_ddp, trainer_settings
+from crescendo.devices import (
+    check_devices,
+    describe_machine,
+    peak_memory_bytes,
+    set_up_ddp,
+    trainer_settings,
+)
 from crescendo.errors import Interrupted, UserError
 from crescendo.experiment import Experiment, around_validation, plain_values, prepare
 from crescendo.interruption import Interruption, Signals, signals_noted
@@ -45,25 +53,30 @@ from crescendo.sweeps.pruning import TrialPruning, is_trial
 from crescendo.targets import build, check_arguments
 from crescendo.tracking import (
     ProgressBar,
+    begin_loggers,
     finish_loggers,
-    peak_memory_bytes,
     show_messages,
+    show_test,
 )
 from crescendo.validation import StatisticsDrift
 
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, overrides: Sequence[str] | None = None) -> dict[str, float]:
+def run(
+    config: DictConfig, overrides: Sequence[str] | None = None, choices: Mapping[str, str] | None = None
+) -> dict[str, float]:
     """Train, test and record one run; its metrics.
 
     Args:
         overrides: that led to the configuration; by default what Hydra says was typed.
+        choices: the option of each group; by default what Hydra composed it of.
 
     Raises:
         UserError: the configuration asks for what cannot be.
     """
     overrides = _overrides() if overrides is None else list(overrides)
+    choices = _choices() if choices is None else choices
     validate(config)
     if config.data.get("root"):
         config.data.root = _absolute(config.data.root)
@@ -81,9 +94,10 @@ def run(config: DictConfig, overrides: Sequence[str] | None = None) -> dict[str,
     if config.budget is not None and config.resume is None:
         refuse_lengths_beside_budget(config, overrides)
     show_messages()
-    experiment, speeds, ranks = plan_training(config, overrides)
+    experiment, speeds, batch, ranks = plan_training(config, overrides)
     if is_rank_zero():
-        get_console().print(show_plan(experiment.plan, speeds, config.budget))
+        found = batch.line if batch else None
+        get_console().print(show_plan(experiment.plan, speeds, config.budget, found))
     if config.plan:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -93,7 +107,7 @@ def run(config: DictConfig, overrides: Sequence[str] | None = None) -> dict[str,
     with (
         signals_noted(config.stop_seconds) as signals,
         storage_errors(directory),  # of summary.json, too
-        recording(directory, config, overrides, rank_zero=is_rank_zero()) as run,
+        recording(directory, config, overrides, choices, rank_zero=is_rank_zero()) as run,
         storage_errors(directory),
     ):
         signals.watch(ranks)
@@ -188,6 +202,9 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
             "peak_memory_bytes": peak_memory_bytes(),
             "faulty_images": len(data.faults),
         }
+        if not run.pruned and trainer.is_global_zero:
+            classifier.to(trainer.strategy.root_device)  # Lightning left it on the CPU
+            show_test(loggers, classifier, data.test, experiment.class_names, plan.evaluation_resolution)
         failed = False
         if torch.distributed.is_initialized():  # else its threads outlive what they use, now and then
             torch.distributed.destroy_process_group()
@@ -207,7 +224,7 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
     finally:
         if failed and not signals.agreed:
             signals.kill_children()  # they wait for this rank in a collective
-        finish_loggers(loggers, failed=failed)
+        finish_loggers(loggers, sys.exc_info()[1], pruned=run.pruned)
     if run.pruned and trainer.is_global_zero:
         log.info("pruned after epoch %d: %s", trainer.current_epoch, run.directory)
     elif trainer.is_global_zero:
@@ -216,7 +233,7 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
         assert answers is not None
         write_answers(run.directory, answers)
         write_confusion_matrix(run.directory / "confusion_matrix.csv", matrix, experiment.class_names)
-        accuracies = class_accuracies(matrix, experiment.class_names)
+        accuracies = Matrix(experiment.class_names, matrix.cpu().numpy()).accuracies
         get_console().print(show_result(plan, run.summary, accuracies, run.directory))
     return metrics
 
@@ -253,6 +270,7 @@ def _fit(
             if not loggers:  # last, so that nothing fails between its start and the training
                 logger = build(config.logger, "logger", run=run, config=plain_values(config))
                 loggers += [logger] if logger is not None else []
+            begin_loggers(loggers, next(each for each in trainer.loggers if isinstance(each, MetricsFile)))
             trainer.loggers = [*trainer.loggers, *loggers]
         try:
             trainer.fit(classifier, data, ckpt_path=path)
@@ -329,3 +347,10 @@ def _absolute(path: str) -> str:
 def _overrides() -> list[str]:
     """What was typed, where Hydra runs."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def _choices() -> dict[str, str]:
+    """The option of each group of conf/, where Hydra runs; Hydra's own groups are none of the run."""
+    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    known = {str(group): option for group, option in chosen.items() if option is not None}
+    return {group: str(option) for group, option in known.items() if not group.startswith("hydra/")}

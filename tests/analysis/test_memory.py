@@ -60,6 +60,46 @@ def test_the_estimate_is_within_a_tenth_of_the_allocators_peak(
     assert estimate == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "resolution", "batch_size", "optimizer"),
+    [
+        ("resnet20", {}, 32, 16, SGD),
+        ("vgg11_bn", {"width": 0.25}, 64, 8, SGD),  # its peak is the optimizer's
+        pytest.param("se_resnet50", {"depth": 0.5}, 64, 8, ADAMW, marks=pytest.mark.slow),
+    ],
+)
+def test_mixed_precision_is_followed(name, arguments, resolution, batch_size, optimizer):
+    build = partial(create_model, name, 10, **arguments)
+    half = {"autocast": torch.bfloat16}
+    single = estimate_step_memory(shapes_of(build), resolution, batch_size, optimizer)
+    mixed = estimate_step_memory(shapes_of(build), resolution, batch_size, optimizer, **half)
+    measured = measure_step_memory(build(), resolution, batch_size, optimizer, **half)
+    assert mixed.peak == pytest.approx(measured, rel=0.1)
+    assert (mixed.weights, mixed.gradients, mixed.optimizer) == (
+        single.weights,
+        single.gradients,
+        single.optimizer,
+    )
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAMW, RMSPROP])
+def test_an_optimizer_that_may_choose_takes_all_weights_at_once_on_a_gpu(optimizer):
+    """Its lists of temporaries are the peak of a net with many weights."""
+    build = partial(create_model, "vgg11_bn", 10, width=0.25)
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+
+    def peak(device: torch.device, **choice: bool) -> int:
+        chosen = partial(optimizer, **choice)
+        return estimate_step_memory(shapes_of(build), 32, 2, chosen, device=device).peak
+
+    at_once = peak(cpu, foreach=True)
+    assert peak(cuda) == at_once != peak(cpu)
+    assert peak(cuda, foreach=False) == peak(cpu)
+    if not torch.cuda.is_available():
+        measured = measure_step_memory(build(), 32, 2, partial(optimizer, foreach=True))
+        assert at_once == pytest.approx(measured, rel=0.1)
+
+
 def test_estimating_leaves_the_net_as_it_was():
     net = create_model("resnet20", 10, width=4).eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}

@@ -7,6 +7,7 @@ from PIL import Image
 
 from crescendo.analysis.preview import batches_as_seen, draw_preview
 from crescendo.composing import find_config_directory
+from crescendo.devices import trainer_settings
 from crescendo.errors import UserError
 from crescendo.experiment import prepare
 from crescendo.planning import plan_training, preview_training
@@ -23,7 +24,9 @@ def test_the_batch_is_what_the_net_gets(configuration):
     assert last.first_epoch == 1
     classifier, got = experiment.classifier, []
     classifier.net.register_forward_pre_hook(lambda net, inputs: got.append(inputs[0].clone()))
-    probe(config.trainer, [], lambda _: [], classifier, experiment.data, experiment.curriculum)
+    probe(
+        trainer_settings(config.trainer), [], lambda _: [], classifier, experiment.data, experiment.curriculum
+    )
     first = (got[0][:5] * classifier.std + classifier.mean) / 255
     assert torch.equal(images, first.clamp(0, 1))
 

@@ -7,16 +7,12 @@ from rich.console import Console
 from torch import nn
 
 from crescendo.analysis.plan import make_plan
-from crescendo.analysis.results import class_accuracies, show_result, write_confusion_matrix
+from crescendo.analysis.results import show_result, write_confusion_matrix
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.optim import Constant
 
 MATRIX = torch.tensor([[3, 1, 0], [0, 2, 0], [4, 0, 6]])  # rows are true
 NAMES = ["cat", "dog, small", "owl"]
-
-
-def test_the_accuracy_of_a_class_is_of_its_own_images():
-    assert class_accuracies(MATRIX, NAMES) == {"cat": 0.75, "dog, small": 1.0, "owl": 0.6}
 
 
 def test_the_confusion_matrix_reads_back(tmp_path):

@@ -144,8 +144,8 @@ def write_runs(rows: Sequence[Row], path: Path) -> None:
         costs = ["test_accuracy", "seconds", "train_macs", "cpu_seconds", "images_per_second"]
         writer.writerow([*rows[0].differences, "seed", *costs, "run"])
         for row in rows:
-            costs = (row.seconds, row.train_macs, row.cpu_seconds, row.images_per_second)
-            for values in zip(row.seeds, row.accuracies, *costs, row.directories, strict=True):
+            measured = (row.seconds, row.train_macs, row.cpu_seconds, row.images_per_second)
+            for values in zip(row.seeds, row.accuracies, *measured, row.directories, strict=True):
                 writer.writerow([*row.differences.values(), *values])
 
 

@@ -139,14 +139,21 @@ def shapes_of(build: Callable[..., AnyModule], *arguments: Any) -> AnyModule:
         return build(*arguments)
 
 
-def on_meta(net: nn.Module) -> nn.Module:
-    """A copy without storage and without hooks: no number is copied, no observer is woken."""
+def on_meta(net: nn.Module, device: str = "meta") -> nn.Module:
+    """A copy without storage and without hooks: no number is copied, no observer is woken.
+
+    Args:
+        device: that its tensors say they are on, within a FakeTensorMode.
+    """
+
+    def shape_of(tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
     replaced: dict[int, object] = {}
     for parameter in net.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        replaced[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+        replaced[id(parameter)] = nn.Parameter(shape_of(parameter), requires_grad=parameter.requires_grad)
     for buffer in net.buffers():
-        replaced[id(buffer)] = torch.empty_like(buffer, device="meta")
+        replaced[id(buffer)] = shape_of(buffer)
     for module in net.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             replaced[id(hooks)] = OrderedDict()
@@ -154,6 +161,7 @@ def on_meta(net: nn.Module) -> nn.Module:
 
 
 def empty_images(net: nn.Module, batch_size: int, in_channels: int, resolution: int) -> Tensor:
-    """Images on the meta device, of the net's precision."""
-    dtype = next((parameter.dtype for parameter in net.parameters()), torch.float32)
-    return torch.empty(batch_size, in_channels, resolution, resolution, dtype=dtype, device="meta")
+    """Images of the net's precision, where the net is: on the meta device."""
+    like = next(net.parameters(), torch.empty(0, device="meta"))
+    shape = (batch_size, in_channels, resolution, resolution)
+    return torch.empty(shape, dtype=like.dtype, device=like.device)

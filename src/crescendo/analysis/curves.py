@@ -75,9 +75,10 @@ def _curves(
     steps, epochs = _column(training, "step") + 1, _column(training, "epoch") + 1
     # Of an epoch that ended the last step is logged; one that did not has the smaller ratio.
     steps_per_epoch = float((steps / epochs).max()) if len(steps) else 1.0
+    images = _column(training, "train/images")
     costs = {
         "epoch": steps / steps_per_epoch,
-        "images": steps * batch_size,
+        "images": np.where(np.isnan(images), steps * batch_size, images),  # a run from before it was logged
         "macs": _column(training, "train/macs"),
         "seconds": _column(training, "train/seconds"),
     }

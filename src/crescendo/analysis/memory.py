@@ -10,17 +10,19 @@ import json
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_leaves
 
-from crescendo.analysis.costs import on_meta
+from crescendo.analysis.costs import empty_images, on_meta
 from crescendo.analysis.operators import OperatorMode
 from crescendo.analysis.profile import training_loss
 from crescendo.optim import parameter_groups
@@ -53,42 +55,67 @@ class StepMemory:
 
 
 def estimate_step_memory(
-    net: nn.Module, resolution: int, batch_size: int, optimizer: OptimizerFactory, in_channels: int = 3
+    net: nn.Module,
+    resolution: int,
+    batch_size: int,
+    optimizer: OptimizerFactory,
+    in_channels: int = 3,
+    *,
+    autocast: torch.dtype | None = None,
+    device: torch.device | None = None,
 ) -> StepMemory:
     """Follow a training step on the meta device, tensor by tensor, in the net's precision and at its rates.
 
     Counted is what torch allocates for the results of operations. What a kernel needs for itself does not
-    count: weights that a CPU's convolution reorders, cuDNN's workspaces, the lists of a foreach optimizer.
-    `net` is neither moved nor changed.
+    count: weights that a CPU's convolution reorders, cuDNN's workspaces. `net` is neither moved nor changed.
+
+    Args:
+        autocast: what mixed precision computes products in. The meta device has none: the CPU's is followed,
+            on tensors that say they are there.
+        device: where the step will run, by default as measure_step_memory decides: an optimizer that may
+            choose takes all weights at once on a GPU (foreach), one by one on a CPU.
 
     Raises:
         ValueError: the batch is too small for batch norm.
     """
-    shadow = on_meta(net).train()
-    images = torch.empty(batch_size, in_channels, resolution, resolution, device="meta")
-    labels = torch.empty(batch_size, dtype=torch.long, device="meta")
-    stepper = optimizer(parameter_groups(shadow))
-    with _Allocations() as allocations:
-        allocations.add([*shadow.parameters(), *shadow.buffers(), images, labels])
-        weights = allocations.now - _bytes([images, labels])
-        for parameter in shadow.parameters():
-            parameter.grad = torch.empty_like(parameter)
-        gradients = _bytes(shadow.parameters())
-        stepper.step()  # makes the state
-        state = allocations.now - weights - gradients - _bytes([images, labels])
-        allocations.peak = allocations.now
-        _train(shadow, stepper, images, labels)
+    device = device or _device()
+    pretended: AbstractContextManager[Any] = nullcontext()
+    if autocast is not None:
+        pretended = FakeTensorMode()
+    with pretended:
+        shadow = on_meta(net, "meta" if autocast is None else "cpu").train()
+        images = empty_images(shadow, batch_size, in_channels, resolution)
+        labels = torch.empty(batch_size, dtype=torch.long, device=images.device)
+        stepper = optimizer(parameter_groups(shadow))
+        if device.type == "cuda":
+            _take_all_at_once(stepper)
+        with _Allocations() as allocations:
+            allocations.add([*shadow.parameters(), *shadow.buffers(), images, labels])
+            weights = allocations.now - _bytes([images, labels])
+            for parameter in shadow.parameters():
+                parameter.grad = torch.empty_like(parameter)
+            gradients = _bytes(shadow.parameters())
+            stepper.step()  # makes the state
+            state = allocations.now - weights - gradients - _bytes([images, labels])
+            allocations.peak = allocations.now
+            _train(shadow, stepper, images, labels, autocast)
     return StepMemory(weights, gradients, state, allocations.peak)
 
 
 def measure_step_memory(
-    net: nn.Module, resolution: int, batch_size: int, optimizer: OptimizerFactory, in_channels: int = 3
+    net: nn.Module,
+    resolution: int,
+    batch_size: int,
+    optimizer: OptimizerFactory,
+    in_channels: int = 3,
+    *,
+    autocast: torch.dtype | None = None,
 ) -> int:
     """Bytes at the allocator's peak in the second of two training steps on random images.
 
     In channels_last, on the GPU if there is one. The net is moved there and trained.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     net = net.train().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(batch_size, in_channels, resolution, resolution, device=device)
     images = images.to(memory_format=torch.channels_last)
@@ -97,7 +124,7 @@ def measure_step_memory(
 
     def two_steps() -> None:
         for _ in range(2):  # the second has the first one's gradients, and the state
-            _train(net, stepper, images, labels)
+            _train(net, stepper, images, labels, autocast)
 
     return _bytes([*net.parameters(), *net.buffers(), images, labels]) + allocator_peak(two_steps, device)
 
@@ -111,7 +138,7 @@ def allocator_peak(task: Callable[[], None], device: torch.device) -> int:
         task()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         task()
     with tempfile.TemporaryDirectory() as place:
         trace = Path(place) / "trace.json"
@@ -126,8 +153,24 @@ def allocator_peak(task: Callable[[], None], device: torch.device) -> int:
     return peak
 
 
-def _train(net: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> None:
-    loss = training_loss(net(images), labels)
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _take_all_at_once(optimizer: Optimizer) -> None:
+    """As torch chooses on a GPU where nothing else is said."""
+    for group in optimizer.param_groups:
+        chosen = group.get("fused") or group.get("differentiable")
+        if "foreach" in group and group["foreach"] is None and not chosen:
+            group["foreach"] = True
+
+
+def _train(
+    net: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor, autocast: torch.dtype | None
+) -> None:
+    """Mixed precision ends with the loss, as in Lightning: copies of weights that nothing saved are gone."""
+    with nullcontext() if autocast is None else torch.autocast(images.device.type, autocast):
+        loss = training_loss(net(images), labels)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

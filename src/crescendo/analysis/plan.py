@@ -158,8 +158,12 @@ def check_net_follows(net: nn.Module, curriculum: Curriculum) -> None:
         )
 
 
-def show_plan(plan: Plan, speeds: Speeds | None = None, budget: str | None = None) -> RenderableType:
-    """The plan as tables for a terminal, with what was measured, and the budget that gave its epochs."""
+def show_plan(
+    plan: Plan, speeds: Speeds | None = None, budget: str | None = None, batch: str | None = None
+) -> RenderableType:
+    """The plan as tables for a terminal, with what was measured, the budget that gave its epochs, and a line
+    on the batch where it was found.
+    """
     rising = [name for name in plan.stages[0].knobs if any(stage.knobs[name] > 0 for stage in plan.stages)]
     table = Table(title=f"{plan.net}, {plan.parameters:,} parameters", title_justify="left")
     for heading in ("stage", "epochs", "px", "MACs", "batch", "learning rate", *rising):
@@ -200,6 +204,8 @@ def show_plan(plan: Plan, speeds: Speeds | None = None, budget: str | None = Non
     if budget:
         epochs = sum(stage.epochs for stage in plan.stages)
         lines.append(f"trainer.max_epochs={epochs}: the most that budget={budget} pays for")
+    if batch:
+        lines.append(batch)
     if plan.max_steps > 0:
         lines.append(f"stops after {plan.max_steps} steps: trainer.max_steps")
     lines += [f"{plan.net} has no {name.replace('_', ' ')}: not applied" for name in plan.not_applied]

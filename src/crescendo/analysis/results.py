@@ -14,15 +14,6 @@ from crescendo.analysis.plan import Plan, short_number
 from crescendo.errors import UserError
 
 
-def class_accuracies(matrix: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-    """The share of each class's test images that was right, from a confusion matrix (rows are true).
-
-    A class without test images has none.
-    """
-    counts = zip(class_names, matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
-    return {name: right / images for name, right, images in counts if images > 0}
-
-
 def write_confusion_matrix(path: Path, matrix: Tensor, class_names: Sequence[str]) -> None:
     """Numbers of test images as csv: a row for each true class, a column for each answer."""
     with path.open("w", newline="", encoding="utf-8") as file:

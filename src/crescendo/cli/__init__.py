@@ -5,7 +5,7 @@ A verb imports what it needs when it is called, so that --help answers at once.
 
 import typer
 
-from crescendo.cli import comparing, data, evaluating, nets, runs, sweeps, trained
+from crescendo.cli import comparing, data, evaluating, nets, publishing, runs, sweeps, trained
 from crescendo.errors import plain_errors
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ for verb in (
     *(nets.models, nets.profile, nets.scale, nets.preview),
     *(data.check, data.pack),
     *(evaluating.evaluate, runs.predict, runs.reproduce, trained.explain, comparing.compare, trained.export),
+    publishing.dashboard,
 ):
     app.command()(verb)
 app.add_typer(sweeps.app, name="sweep")

@@ -105,16 +105,7 @@ class ImageData(L.LightningDataModule):
             training, validation = training.subset(kept), training.subset(held_out)
         if fraction < 1:
             training = training.subset(stratified_share(training.labels, fraction, split_seed))
-        if batch_size > len(training.labels):
-            raise UserError(
-                f"data.batch_size={batch_size} is more than the {len(training.labels)} training "
-                f"images: no global batch would be full."
-            )
-        if batch_size % parts:
-            raise UserError(
-                f"data.batch_size={batch_size} cannot be split into "
-                f"trainer.accumulate_grad_batches={parts} equal parts."
-            )
+        _check_batch_size(batch_size, len(training.labels), parts)
         self.training, self.validation, self.test = (
             AddressedDataset(images, transform) for images in (training, validation, sets.test)
         )
@@ -128,10 +119,16 @@ class ImageData(L.LightningDataModule):
         self.num_workers, self.sampler = num_workers, sampler
         self._position = (0, 0)
 
-    def under(self, curriculum: Curriculum) -> "ImageData":
-        """The same images and splits, nothing read again, for a training by another curriculum."""
+    def under(self, curriculum: Curriculum, batch_size: int | None = None) -> "ImageData":
+        """The same images and splits, nothing read again, for a training by another curriculum or batch.
+
+        Raises:
+            UserError: a batch size that the images cannot fill.
+        """
         other = copy.copy(self)
         other.curriculum, other.trainer = curriculum, None
+        other.batch_size = batch_size or self.batch_size
+        _check_batch_size(other.batch_size, len(self.training), self.parts)
         return other
 
     @property
@@ -227,4 +224,17 @@ class ImageData(L.LightningDataModule):
             num_workers=self.num_workers,
             device=self.trainer.strategy.root_device if self.trainer else torch.device("cpu"),
             once=once,
+        )
+
+
+def _check_batch_size(batch_size: int, images: int, parts: int) -> None:
+    if batch_size > images:
+        raise UserError(
+            f"data.batch_size={batch_size} is more than the {images} training "
+            f"images: no global batch would be full."
+        )
+    if batch_size % parts:
+        raise UserError(
+            f"data.batch_size={batch_size} cannot be split into "
+            f"trainer.accumulate_grad_batches={parts} equal parts."
         )

@@ -12,30 +12,11 @@ import numpy.typing as npt
 from crescendo.analysis.comparison import Comparison, Row, short_value
 from crescendo.analysis.comparison_table import Cells, cells_of, notes_of
 from crescendo.analysis.curves import COSTS, Band, Curves, read_curves, thinned
+from crescendo.analysis.mistakes import MOST_CLASSES, MOST_PAIRS, Matrix
 from crescendo.analysis.results import read_confusion_matrix
 from crescendo.analysis.uncertainty import Interval
 
 POINTS = 200  # of a curve
-MOST_CLASSES = 100  # of a confusion matrix that is drawn, and rows of the table of classes
-MOST_PAIRS = 10
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A group's confusion matrix: numbers of test images, added up over its runs; rows are true."""
-
-    names: Sequence[str]
-    counts: npt.NDArray[np.int64]
-
-    @property
-    def shares(self) -> npt.NDArray[np.float64]:
-        """Of each true class's images."""
-        return self.counts / np.maximum(self.counts.sum(1, keepdims=True), 1)
-
-    @property
-    def accuracies(self) -> dict[str, float]:
-        known = zip(self.names, self.counts.sum(1), self.shares.diagonal(), strict=True)
-        return {name: float(share) for name, images, share in known if images}
 
 
 @dataclass(frozen=True)
@@ -134,15 +115,9 @@ def _classes(matrices: Sequence[Matrix | None]) -> Classes:
 
 
 def _pairs(groups: Sequence[str], matrices: Sequence[Matrix | None]) -> list[tuple[str, str, str, float]]:
-    pairs = []
-    for group, matrix in zip(groups, matrices, strict=True):
-        if matrix is not None:
-            shares = matrix.shares - np.diag(matrix.shares.diagonal())
-            for place in np.argsort(-shares, axis=None, kind="stable")[:MOST_PAIRS]:
-                true, answer = np.unravel_index(place, shares.shape)
-                pairs.append((group, matrix.names[true], matrix.names[answer], float(shares[true, answer])))
-    pairs.sort(key=lambda pair: -pair[3])
-    return [pair for pair in pairs[:MOST_PAIRS] if pair[3] > 0]
+    known = [(group, matrix) for group, matrix in zip(groups, matrices, strict=True) if matrix is not None]
+    pairs = [(group, *pair) for group, matrix in known for pair in matrix.pairs()]
+    return sorted(pairs, key=lambda pair: -pair[3])[:MOST_PAIRS]
 
 
 def _point(row: Row) -> dict[str, Any]:

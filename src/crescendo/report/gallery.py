@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from crescendo.analysis.comparison import Row
+from crescendo.analysis.mistakes import surest_mistakes
 from crescendo.answers import Answers, read_answers
 from crescendo.data.decoding import ImageError
 from crescendo.data.sampler import Draws
@@ -24,7 +25,6 @@ from crescendo.targets import build
 
 LARGEST = 96  # px of a thumbnail's side
 PIXELS = 48  # up to this side every pixel counts: png, else jpeg
-SHOWN = 18  # mistakes of each group
 
 
 class Mistake(NamedTuple):
@@ -79,12 +79,9 @@ class TestSet:
 
     def worst(self, tested: Sequence[Answers]) -> list[Mistake]:
         """The images with the largest mean probability of what they are not."""
-        sure = np.stack([np.where(mine.wrong, mine.probabilities, 0.0) for mine in tested])
         worst = []
-        for at in np.argsort(-sure.mean(0), kind="stable")[:SHOWN]:
-            surest = int(sure[:, at].argmax())
-            if sure[surest, at] == 0:
-                break
+        for at, sure in surest_mistakes(tested):
+            surest = max(range(len(tested)), key=sure.__getitem__)
             index = int(self.answers.indices[at])
             self.shown.add(index)
             worst.append(
@@ -92,8 +89,8 @@ class TestSet:
                     self.place(index),
                     self.name(int(self.answers.labels[at])),
                     self.name(int(tested[surest].answers[at])),
-                    float(sure[surest, at]),
-                    int((sure[:, at] > 0).sum()),
+                    sure[surest],
+                    sum(probability > 0 for probability in sure),
                     len(tested),
                 )
             )

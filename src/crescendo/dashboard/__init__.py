@@ -1,0 +1,1 @@
+"""The team's workspace in W&B, as code: `crescendo dashboard`."""
