@@ -1,4 +1,5 @@
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -82,6 +83,14 @@ def test_a_net_without_maps_is_one_warning(warnings, monkeypatch):
     mistakes = show(*after_a_test(), NAMES, 16)["test/mistakes"]
     assert mistakes.columns[5:] == ["image"]
     assert warnings() == ["W&B shows the worst mistakes without class activation maps: no"]
+
+
+def test_without_matplotlib_the_extra_is_named(warnings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    mistakes = show(*after_a_test(), NAMES, 16)["test/mistakes"]
+    assert mistakes.columns[5:] == ["image"]
+    (warning,) = warnings()
+    assert warning.endswith('maps: class activation maps need pip install "crescendo[plot]".')
 
 
 def test_a_test_without_mistakes_has_an_empty_table(warnings):

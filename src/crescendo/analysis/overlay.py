@@ -56,8 +56,15 @@ def draw_columns(names: Sequence[str], columns: Sequence[Column]) -> "Figure":
 
 
 def blended(image: Tensor, heat: Tensor) -> Tensor:
-    """An image [C, R, R] in grey under the colours of a map [R, R], both in 0..1: RGB [3, R, R]."""
-    from matplotlib import colormaps
+    """An image [C, R, R] in grey under the colours of a map [R, R], both in 0..1: RGB [3, R, R].
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import colormaps
+    except ModuleNotFoundError as error:
+        raise UserError('class activation maps need pip install "crescendo[plot]".') from error
 
     colours = torch.from_numpy(colormaps[HEAT](heat.numpy())[..., :3]).permute(2, 0, 1).float()
     opacity = STRENGTH * heat
