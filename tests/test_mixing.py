@@ -3,7 +3,18 @@ import math
 import pytest
 import torch
 
-from crescendo.mixing import ERASED_AREA, ERASED_RATIO, Targets, count_correct, cross_entropy, erase, mix
+from crescendo.mixing import (
+    ERASED_AREA,
+    ERASED_RATIO,
+    LOSSES,
+    Targets,
+    binary_cross_entropy,
+    count_correct,
+    cross_entropy,
+    erase,
+    losses_of_each,
+    mix,
+)
 
 LABELS = torch.arange(64)
 
@@ -182,3 +193,45 @@ def test_an_alpha_may_be_a_whole_number():
     images, labels = torch.rand(8, 1, 6, 6), torch.arange(8)
     share = mix(images, labels, mixup=1, cutmix=1)[1].share
     assert share.dtype == torch.float32
+
+
+SOFTPLUS = {value: math.log1p(math.exp(value)) for value in (-2.0, -1.0, 0.0, 1.0, 2.0)}
+
+
+def test_binary_cross_entropy_asks_every_class():
+    """A wanted class costs softplus(-x), another softplus(x): the mean over two images and three classes."""
+    logits = torch.tensor([[1.0, 0.0, -2.0], [2.0, -1.0, 0.0]])
+    expected = SOFTPLUS[-1] + SOFTPLUS[0] + SOFTPLUS[-2] + SOFTPLUS[2] + SOFTPLUS[1] + SOFTPLUS[0]
+    loss = binary_cross_entropy(logits, Targets(torch.tensor([0, 1])), 0.0)
+    assert loss.item() == pytest.approx(expected / 6, abs=1e-6)
+    each = losses_of_each("binary_cross_entropy", logits, torch.tensor([0, 1]))
+    assert each.tolist() == pytest.approx(
+        [(SOFTPLUS[-1] + SOFTPLUS[0] + SOFTPLUS[-2]) / 3, (SOFTPLUS[2] + SOFTPLUS[1] + SOFTPLUS[0]) / 3]
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "wanted"), [(0.9, [1, 1, 0]), (0.1, [1, 1, 0]), (1.0, [1, 0, 0]), (0.0, [0, 1, 0])]
+)
+def test_both_classes_of_a_mixed_image_are_a_yes_while_something_of_them_is_left(share, wanted):
+    logits = torch.tensor([[1.0, -1.0, 2.0]])
+    targets = Targets(torch.tensor([0]), torch.tensor([1]), torch.tensor([share]))
+    costs = [SOFTPLUS[-x] if yes else SOFTPLUS[x] for x, yes in zip((1.0, -1.0, 2.0), wanted, strict=True)]
+    assert binary_cross_entropy(logits, targets, 0.0).item() == pytest.approx(sum(costs) / 3, abs=1e-6)
+
+
+def test_smoothing_moves_the_binary_targets_towards_each_other():
+    """By .3 over three classes: a yes is .8, a no .1."""
+    logits = torch.tensor([[1.0, 0.0, -2.0]])
+    mixed = [(0.8, 1.0), (0.1, 0.0), (0.1, -2.0)]
+    expected = sum(yes * SOFTPLUS[-x] + (1 - yes) * SOFTPLUS[x] for yes, x in mixed) / 3
+    loss = binary_cross_entropy(logits, Targets(torch.tensor([0])), 0.3)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_evaluation_adds_up_is_the_loss_of_images_as_they_are(loss):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(8, 5), torch.arange(8) % 5
+    mean = LOSSES[loss](logits, Targets(labels), 0.0)
+    assert losses_of_each(loss, logits, labels).mean().item() == pytest.approx(mean.item(), abs=1e-6)

@@ -1,11 +1,21 @@
 import math
+from functools import partial
 
 import pytest
+import torch
 from torch import nn
 
 from crescendo.errors import UserError
 from crescendo.models import create_model
-from crescendo.optim import Constant, Cosine, OneCycle, Step, parameter_groups
+from crescendo.optim import (
+    Constant,
+    Cosine,
+    Exponential,
+    OneCycle,
+    Step,
+    make_optimizer,
+    parameter_groups,
+)
 
 
 def factors(schedule, epochs, total):
@@ -28,6 +38,10 @@ def factors(schedule, epochs, total):
         (Step([0.5, 0.75]), [0, 4.99, 5, 7.49, 7.5, 10], [1, 1, 0.1, 0.1, 0.01, 0.01]),
         (Step([0.5], gamma=0.5, warmup_epochs=4), [0, 2, 4, 5], [0, 0.5, 1, 0.5]),
         (Step([]), [0, 10], [1, 1]),
+        (Step([0.5, 0.75], gamma=[0.4, 0.5]), [0, 4.99, 5, 7.5, 10], [1, 1, 0.4, 0.2, 0.2]),
+        (Exponential(0.5), [0, 0.99, 1, 2.5, 3], [1, 1, 0.5, 0.25, 0.125]),
+        (Exponential(0.97, 2.4, 5), [0, 2.5, 4.99, 5, 7.19, 7.2], [0, 0.5, 0.998, 0.9409, 0.9409, 0.912673]),
+        (Exponential(0.96, every_epochs=8), [0, 7.99, 8, 10], [1, 1, 0.96, 0.96]),
     ],
 )
 def test_factors_of_ten_epochs(schedule, epochs, expected):
@@ -55,6 +69,47 @@ def test_a_peak_outside_of_the_training_is_refused(peak):
 def test_milestones_that_are_no_rising_shares_are_refused(milestones):
     with pytest.raises(UserError, match=r"lr_schedule\.milestones=.*such as \[0\.5, 0\.75\]"):
         Step(milestones)
+
+
+@pytest.mark.parametrize("gamma", [[0.1], [0.1, 0.1, 0.1], []])
+def test_rates_that_do_not_match_the_milestones_are_refused(gamma):
+    with pytest.raises(UserError, match=r"lr_schedule\.gamma=.*one for each of lr_schedule\.milestones"):
+        Step([0.5, 0.75], gamma=gamma)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"gamma": 0}, "gamma=0"),
+        ({"gamma": 1.1}, "gamma=1.1"),
+        ({"gamma": 0.9, "every_epochs": 0}, "every_epochs=0"),
+    ],
+)
+def test_a_decay_that_cannot_be_is_refused(settings, named):
+    with pytest.raises(UserError, match=rf"lr_schedule\.{named}"):
+        Exponential(**settings)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop])
+def test_on_a_cpu_torch_chooses(optimizer):
+    made = make_optimizer(partial(optimizer, lr=0.1), nn.Linear(2, 2))
+    assert all(not group.get("fused") for group in made.param_groups)
+    assert all(group["foreach"] is None for group in made.param_groups)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_it_is_fused_where_torch_has_that_and_nothing_else_is_said():
+    net = nn.Linear(2, 2).cuda()
+
+    def fused(optimizer, **settings):
+        made = make_optimizer(partial(optimizer, lr=0.1, **settings), net)
+        return made.param_groups[0].get("fused")
+
+    assert fused(torch.optim.SGD) is True
+    assert fused(torch.optim.AdamW) is True
+    assert fused(torch.optim.SGD, fused=False) is False
+    assert fused(torch.optim.RMSprop) is None
+    assert make_optimizer(partial(torch.optim.SGD, lr=0.1), net, may_fuse=False).defaults["fused"] is None
 
 
 class Norms(nn.Module):

@@ -87,8 +87,16 @@ def find_batch_size(
     return fit, getattr(launcher, "procs", [])
 
 
-def learning_rate_line(lr: float, configured: int, found: int) -> str:
-    """What linear scaling (Goyal et al. 2017, section 2.1) would make of a rate that is left as it is."""
+def learning_rate_line(lr: float, configured: int, lr_now: float, found: int) -> str:
+    """What becomes of the learning rate that belongs to the configured batch.
+
+    One that is given per 256 images has followed. Another is left as it is, and the line tells what linear
+    scaling (Goyal et al. 2017, section 2.1) would make of it.
+    """
+    if lr_now != lr:
+        return (
+            f"optimizer.lr={lr_now:.3g} follows the batch: it was {lr:.3g} for data.batch_size={configured}"
+        )
     return (
         f"optimizer.lr={lr:g} is kept as it was for data.batch_size={configured}: scaled with the batch it "
         f"would be optimizer.lr={lr * found / configured:.3g}"
@@ -206,7 +214,10 @@ def _shapes(trainer: L.Trainer, config: DictConfig, experiment: Experiment, stag
     weights, autocast = PRECISIONS[str(trainer.precision)]
     optimizer = config.optimizer.copy()
     with open_dict(optimizer):
-        optimizer.pop("fused", None)  # no fused one runs without a device; it takes no more than another
+        if optimizer.get(
+            "fused"
+        ):  # none runs without a device; where nothing is said it is estimated as fused
+            del optimizer["fused"]
     callbacks = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
     loading = 2 * config.data.num_workers if device.type == "cpu" else 1  # ahead: torch's prefetch_factor
     mixing = ("mixup", "cutmix", "random_erasing")

@@ -24,11 +24,9 @@ from crescendo.data.datamodule import Batch
 from crescendo.freezing import frozen_parameters
 from crescendo.models.layers import Net, WithAuxiliary
 from crescendo.nonfinite import Window
-from crescendo.optim import Schedule, parameter_groups
+from crescendo.optim import OptimizerFactory, Schedule, make_optimizer
 from crescendo.randomness import seed_of
 from crescendo.regularization import apply_to_net
-
-OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
 
 class ImageClassifier(L.LightningModule):
@@ -40,6 +38,7 @@ class ImageClassifier(L.LightningModule):
         schedule: of the learning rate.
         mean, std: of each channel, for images in 0..1.
         num_classes: number of classes.
+        loss: of training and validation; crescendo.mixing has what there is.
         seed: of what is drawn on the device: dropout, drop path, mixing.
         channels_last: memory format of the weights; the images come in it.
 
@@ -65,6 +64,7 @@ class ImageClassifier(L.LightningModule):
         mean: Sequence[float],
         std: Sequence[float],
         num_classes: int,
+        loss: mixing.Loss = "cross_entropy",
         seed: int = 0,
         channels_last: bool = True,
     ) -> None:
@@ -72,7 +72,7 @@ class ImageClassifier(L.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net: Net = net.to(memory_format=self.memory_format)
         self.optimizer_factory, self.schedule = optimizer, schedule
-        self.seed = seed
+        self.seed, self.loss = seed, loss
         self.validation: dict[str, float] = {}
         self.validated_statistics: batch_norm.Statistics = {}
         self.skipped: Sequence[Window] = ()
@@ -132,7 +132,7 @@ class ImageClassifier(L.LightningModule):
         smoothing = self.stage.knobs.get("label_smoothing", 0.0)
 
         def loss_of(logits: Tensor) -> Tensor:
-            return mixing.cross_entropy(logits, targets, smoothing)
+            return mixing.LOSSES[self.loss](logits, targets, smoothing)
 
         output = self.net(images)
         if isinstance(output, WithAuxiliary):
@@ -167,11 +167,11 @@ class ImageClassifier(L.LightningModule):
         return any((self.current_epoch, batch_idx) in window for window in self.skipped)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        _update(self.val_metrics, self(batch.images), batch.labels)
+        self._update(self.val_metrics, self(batch.images), batch.labels)
 
     def stage_validation_step(self, batch: Batch) -> None:
         """One batch of the validation at the stage's own resolution."""
-        _update(self.stage_metrics, self(batch.images), batch.labels)
+        self._update(self.stage_metrics, self(batch.images), batch.labels)
 
     def log_stage_validation(self) -> None:
         """Its end, for all devices."""
@@ -193,7 +193,7 @@ class ImageClassifier(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch.images)
-        _update(self.test_metrics, logits, batch.labels)
+        self._update(self.test_metrics, logits, batch.labels)
         self.confusion.update(logits, batch.labels)
         self.gathered_answers.update(logits, batch.labels, batch.indices)
 
@@ -209,7 +209,12 @@ class ImageClassifier(L.LightningModule):
 
     def make_optimizer(self) -> Optimizer:
         """A fresh optimizer of the net's parameters."""
-        return self.optimizer_factory(parameter_groups(self.net))
+        trainer = self._trainer
+        scaled = (
+            trainer is not None and trainer.precision == "16-mixed"
+        )  # a fused one undoes the scale itself,
+        clipped = trainer is not None and trainer.gradient_clip_val is not None  # too late for clipping
+        return make_optimizer(self.optimizer_factory, self.net, may_fuse=not (scaled and clipped))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.make_optimizer()
@@ -246,6 +251,16 @@ class ImageClassifier(L.LightningModule):
                 (rows.sum(0, keepdim=True), torch.zeros(self.trainer.world_size - 1, rows.shape[1]))
             )
         self.train_sums.load_state(rows[self.trainer.global_rank].to(self.device))
+
+    def _update(self, metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
+        logits = logits.float()
+        losses = mixing.losses_of_each(self.loss, logits, labels)
+        probabilities = logits.softmax(1)  # torchmetrics would have to guess which of the two it got
+        for name, metric in metrics.items(keep_base=True):
+            if name == "loss":
+                metric.update(losses)
+            else:
+                metric.update(probabilities, labels)
 
     def _log_and_reset(self, metrics: MetricCollection) -> dict[str, float]:
         values = metrics.compute()
@@ -301,14 +316,3 @@ def _evaluation_metrics(num_classes: int, prefix: str) -> MetricCollection:
         ),
     }
     return MetricCollection(dict(metrics), prefix=prefix, compute_groups=False)
-
-
-def _update(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
-    logits = logits.float()
-    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-    probabilities = logits.softmax(1)  # torchmetrics would have to guess which of the two it got
-    for name, metric in metrics.items(keep_base=True):
-        if name == "loss":
-            metric.update(losses)
-        else:
-            metric.update(probabilities, labels)

@@ -126,7 +126,7 @@ class DataSettings(Group):
     on_error: Literal["raise", "skip"] = "raise"
     max_errors: NonNegativeInt = 100
     tolerance: PositiveFloat | None = None
-    sampler: Literal["uniform", "balanced"] = "uniform"
+    sampler: Literal["uniform", "balanced", "repeated"] = "uniform"
 
 
 class ModelSettings(Target):
@@ -214,6 +214,7 @@ class Settings(Group):
     seed: NonNegativeInt
     arm: str | None = None
     weights: str | None
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     channels_last: bool
     compile: bool = False
     validate_stage: bool = False

@@ -103,6 +103,7 @@ def build_classifier(config: DictConfig) -> ImageClassifier:
         mean=config.data.mean,
         std=config.data.std,
         num_classes=config.data.num_classes,
+        loss=config.get("loss", "cross_entropy"),  # a run from before there was a choice has none
         seed=config.seed,
         channels_last=config.channels_last,
     )

@@ -1,9 +1,10 @@
-"""What happens to a whole batch on the device: mixup, cutmix, random erasing, and the targets they make.
+"""What happens to a whole batch on the device: mixup, cutmix, erasing, the targets they make, the loss.
 
 Random numbers come from the device's default generator, which the classifier seeds for each step.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 
 ERASED_AREA = (0.02, 0.33)  # shares of the image, and
 ERASED_RATIO = (0.3, 3.3)  # height over width: Zhong et al. 2017, section 4.1
+
+Loss = Literal["cross_entropy", "binary_cross_entropy"]
 
 
 class Targets(NamedTuple):
@@ -86,6 +89,40 @@ def cross_entropy(logits: Tensor, targets: Targets, label_smoothing: float) -> T
         for labels in (targets.labels, targets.partners)
     )
     return torch.lerp(other, own, targets.share.to(own.dtype)).mean()
+
+
+def binary_cross_entropy(logits: Tensor, targets: Targets, label_smoothing: float) -> Tensor:
+    """The mean over images and classes of logits [N, classes], each class a yes or no of its own.
+
+    All classes of a mixed image are a yes, whatever their shares, unless nothing of one is left (Wightman et
+    al. 2021, arXiv:2110.00476, section 2.2). Smoothing by s makes of 1 and 0, at K classes, 1 - s + s / K and
+    s / K.
+    """
+    return _binary_cross_entropies(logits, targets, label_smoothing).mean()
+
+
+def _binary_cross_entropies(logits: Tensor, targets: Targets, label_smoothing: float) -> Tensor:
+    """Of each image and class [N, classes]."""
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    present = targets.labels[:, None] == classes
+    if targets.partners is not None and targets.share is not None:
+        share = targets.share[:, None]
+        present = present & (share > 0) | (targets.partners[:, None] == classes) & (share < 1)
+    wanted = present.float() * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    return F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
+
+
+LOSSES: Mapping[Loss, Callable[[Tensor, Targets, float], Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "binary_cross_entropy": binary_cross_entropy,
+}
+
+
+def losses_of_each(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
+    """Of images as they are, [N]: what evaluation adds up."""
+    if loss == "binary_cross_entropy":
+        return _binary_cross_entropies(logits, Targets(labels), 0.0).mean(1)
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def count_correct(logits: Tensor, targets: Targets) -> Tensor:

@@ -59,7 +59,7 @@ def plan_training(config: DictConfig, overrides: Sequence[str]) -> Planned:
         config.trainer.max_epochs = max(config.trainer.max_epochs, _fewest_epochs(config))
     measured = config.plan == "probe" or (budget is not None and budget.kind == "seconds")
     found = config.trainer.get("find_batch_size", False) and config.resume is None
-    configured = config.data.batch_size
+    configured, rate = config.data.batch_size, config.optimizer.lr
     if found:  # small enough to be built, until it is known
         config.data.batch_size = config.trainer.accumulate_grad_batches
     only_planned = bool(config.plan) and not measured and config.weights is None
@@ -72,7 +72,7 @@ def plan_training(config: DictConfig, overrides: Sequence[str]) -> Planned:
         batch, ranks = find_batch_size(config, experiment, bound)
         config.data.batch_size = batch.batch_size
         if is_rank_zero() and batch.batch_size != configured:
-            log.info(learning_rate_line(config.optimizer.lr, configured, batch.batch_size))
+            log.info(learning_rate_line(rate, configured, config.optimizer.lr, batch.batch_size))
         experiment = prepare(config, overrides, shapes_only=only_planned, earlier=experiment)
     if measured:
         callbacks = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]

@@ -4,6 +4,7 @@ ${choice:model}                 the option chosen for a group, in a job as in a 
 ${class_directories:<root>}     how many classes a tree of class directories has
 ${packed_classes:<root>}        how many classes a pack has
 ${fewest_epochs:<stages>,<fixres>}   the epochs that a curriculum takes at least
+${per_256:<rate>,<batch>}       a learning rate that is given for 256 images, for a global batch
 ${short_id:}                    four hexadecimal digits
 """
 
@@ -38,8 +39,14 @@ def fewest_epochs(stages: int | str, fixres: float) -> int:
     return (1 if stages == "every_epoch" else int(stages)) + (fixres > 0)
 
 
+def rate_per_256(rate: float, batch_size: int) -> float:
+    """Linear scaling (Goyal et al. 2017, arXiv:1706.02677, section 2.1)."""
+    return float(rate) * batch_size / 256
+
+
 OmegaConf.register_new_resolver("choice", _choice, replace=True)
 OmegaConf.register_new_resolver("class_directories", _count_classes, replace=True)
 OmegaConf.register_new_resolver("packed_classes", _count_packed_classes, replace=True)
 OmegaConf.register_new_resolver("fewest_epochs", fewest_epochs, replace=True)
+OmegaConf.register_new_resolver("per_256", rate_per_256, replace=True)
 OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(2), replace=True)

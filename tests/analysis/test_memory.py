@@ -9,11 +9,13 @@ from torch import nn
 from crescendo.analysis.costs import shapes_of
 from crescendo.analysis.memory import allocator_peak, estimate_step_memory, measure_step_memory
 from crescendo.models import create_model
+from crescendo.rmsprop import TensorFlowRMSprop
 
 PLAIN = partial(torch.optim.SGD, lr=0.1)
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 RMSPROP = partial(torch.optim.RMSprop, lr=1e-3, momentum=0.9)
+TENSORFLOW = partial(TensorFlowRMSprop, lr=1e-3, weight_decay=1e-5)
 
 
 def test_a_step_by_hand():
@@ -82,9 +84,9 @@ def test_mixed_precision_is_followed(name, arguments, resolution, batch_size, op
     )
 
 
-@pytest.mark.parametrize("optimizer", [SGD, ADAMW, RMSPROP])
-def test_an_optimizer_that_may_choose_takes_all_weights_at_once_on_a_gpu(optimizer):
-    """Its lists of temporaries are the peak of a net with many weights."""
+@pytest.mark.parametrize("optimizer", [SGD, ADAMW, RMSPROP, TENSORFLOW])
+def test_an_optimizer_that_may_choose_is_fused_on_a_gpu_or_takes_all_weights_at_once(optimizer):
+    """Its lists of temporaries are the peak of a net with many weights; a fused one has none."""
     build = partial(create_model, "vgg11_bn", 10, width=0.25)
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
 
@@ -93,7 +95,10 @@ def test_an_optimizer_that_may_choose_takes_all_weights_at_once_on_a_gpu(optimiz
         return estimate_step_memory(shapes_of(build), 32, 2, chosen, device=device).peak
 
     at_once = peak(cpu, foreach=True)
-    assert peak(cuda) == at_once != peak(cpu)
+    may_fuse = optimizer in (SGD, ADAMW)
+    assert at_once != peak(cpu)
+    assert peak(cuda) == (peak(cpu) if may_fuse else at_once)
+    assert peak(cuda, **{"fused": False} if may_fuse else {}) == at_once
     assert peak(cuda, foreach=False) == peak(cpu)
     if not torch.cuda.is_available():
         measured = measure_step_memory(build(), 32, 2, partial(optimizer, foreach=True))

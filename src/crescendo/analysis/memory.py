@@ -25,11 +25,9 @@ from torch.utils._pytree import tree_leaves
 from crescendo.analysis.costs import empty_images, on_meta
 from crescendo.analysis.operators import OperatorMode
 from crescendo.analysis.profile import training_loss
-from crescendo.optim import parameter_groups
+from crescendo.optim import OptimizerFactory, make_optimizer
 
 aten = torch.ops.aten
-
-OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def estimate_step_memory(
         autocast: what mixed precision computes products in. The meta device has none: the CPU's is followed,
             on tensors that say they are there.
         device: where the step will run, by default as measure_step_memory decides: an optimizer that may
-            choose takes all weights at once on a GPU (foreach), one by one on a CPU.
+            choose is fused on a GPU, or takes all weights at once (foreach), and one by one on a CPU.
 
     Raises:
         ValueError: the batch is too small for batch norm.
@@ -86,7 +84,7 @@ def estimate_step_memory(
         shadow = on_meta(net, "meta" if autocast is None else "cpu").train()
         images = empty_images(shadow, batch_size, in_channels, resolution)
         labels = torch.empty(batch_size, dtype=torch.long, device=images.device)
-        stepper = optimizer(parameter_groups(shadow))
+        stepper = make_optimizer(optimizer, shadow)
         if device.type == "cuda":
             _take_all_at_once(stepper)
         with _Allocations() as allocations:
@@ -120,7 +118,7 @@ def measure_step_memory(
     images = torch.randn(batch_size, in_channels, resolution, resolution, device=device)
     images = images.to(memory_format=torch.channels_last)
     labels = torch.zeros(batch_size, dtype=torch.long, device=device)
-    stepper = optimizer(parameter_groups(net))
+    stepper = make_optimizer(optimizer, net)
 
     def two_steps() -> None:
         for _ in range(2):  # the second has the first one's gradients, and the state
@@ -158,9 +156,12 @@ def _device() -> torch.device:
 
 
 def _take_all_at_once(optimizer: Optimizer) -> None:
-    """As torch chooses on a GPU where nothing else is said."""
+    """As torch chooses on a GPU where nothing else is said.
+
+    One that can be fused is (crescendo.optim.make_optimizer), and takes no more than weights one by one.
+    """
     for group in optimizer.param_groups:
-        chosen = group.get("fused") or group.get("differentiable")
+        chosen = group.get("fused", False) is not False or group.get("differentiable")
         if "foreach" in group and group["foreach"] is None and not chosen:
             group["foreach"] = True
 
