@@ -132,7 +132,9 @@ def find_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
     try:
         return get_object(node["_target_"])
     except (ImportError, ValueError, AttributeError) as error:
-        raise UserError(f"{key}._target_={node['_target_']} does not exist: {error}") from error
+        raise _user_error_in(error) or UserError(
+            f"{key}._target_={node['_target_']} does not exist: {error}"
+        ) from error
 
 
 def _user_error_in(error: BaseException | None) -> UserError | None:

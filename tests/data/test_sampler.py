@@ -172,3 +172,43 @@ def test_a_balanced_epoch_goes_on_inside():
     (rest,) = made
     assert rest.indices.tolist() == whole[3].indices.tolist()
     assert rest.repeats.tolist() == whole[3].repeats.tolist()
+
+
+def test_a_repeated_epoch_draws_a_third_of_the_images_three_times_each_in_as_many_steps():
+    drawn = list(sampler(repeat=True))
+    assert [len(draws.indices) for draws in drawn] == [12] * 4
+    for draws in drawn:  # four images a batch, each three times, told apart by their repeat
+        images = draws.indices.reshape(4, 3)
+        assert (images == images[:, :1]).all()
+        assert draws.repeats.reshape(4, 3).tolist() == [[0, 1, 2]] * 4
+    assert len({index for draws in drawn for index in draws.indices.tolist()}) == 16
+
+
+def test_repeated_epochs_draw_others_and_each_again_the_same():
+    epochs = [set(chain(*indices(sampler(repeat=True, epoch=epoch)))) for epoch in range(3)]
+    assert len(set.union(*epochs)) > 25
+    assert indices(sampler(repeat=True, epoch=1)) == indices(sampler(repeat=True, epoch=1))
+    assert indices(sampler(repeat=True, epoch=1)) != indices(sampler(repeat=True, epoch=1, seed=1))
+
+
+def test_a_batch_that_three_does_not_divide_goes_on_with_the_same_image():
+    first, second, *_ = sampler(size=50, batch_size=10, repeat=True)
+    assert first.repeats.tolist() == [0, 1, 2] * 3 + [0]
+    assert second.repeats.tolist()[:3] == [1, 2, 0]
+    assert second.indices[0] == second.indices[1] == first.indices[-1]
+
+
+def test_the_repeats_of_an_image_are_on_several_devices_and_augmented_in_other_ways():
+    shares = [list(sampler(repeat=True, rank=rank, ranks=3)) for rank in range(3)]
+    for step in zip(*shares, strict=True):
+        assert all(np.array_equal(draws.indices, step[0].indices) for draws in step)
+        assert [draws.repeats.tolist() for draws in step] == [[0] * 4, [1] * 4, [2] * 4]
+
+
+def test_a_repeated_epoch_goes_on_inside():
+    made = sampler(repeat=True)
+    made.go_on(epoch=1, batches=3)
+    whole = list(sampler(repeat=True, epoch=1))
+    (rest,) = made
+    assert rest.indices.tolist() == whole[3].indices.tolist()
+    assert rest.repeats.tolist() == whole[3].repeats.tolist()

@@ -73,8 +73,8 @@ class ImageData(L.LightningDataModule):
         fraction: share of the training images that is left to train on.
         split_seed: of both splits; runs of different `seed` share their splits.
         on_error, max_errors: what becomes of images that cannot be read: see crescendo.data.faults.
-        sampler: what an epoch draws: "uniform", each image at most once, or "balanced", each class equally
-            often.
+        sampler: what an epoch draws: "uniform", each image at most once, "balanced", each class equally
+            often, or "repeated", a third of the images three times each.
 
     Raises:
         UserError: a batch size that the images or the devices cannot fill; images that cannot be read.
@@ -96,7 +96,7 @@ class ImageData(L.LightningDataModule):
         split_seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
         max_errors: int = 100,
-        sampler: Literal["uniform", "balanced"] = "uniform",
+        sampler: Literal["uniform", "balanced", "repeated"] = "uniform",
     ) -> None:
         super().__init__()
         training, validation = sets.training, sets.validation
@@ -177,6 +177,7 @@ class ImageData(L.LightningDataModule):
             rank=rank,
             ranks=ranks,
             balance=self.training.images.labels if self.sampler == "balanced" else None,
+            repeat=self.sampler == "repeated",
         )
 
     def val_dataloader(self) -> Loader:

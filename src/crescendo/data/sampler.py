@@ -15,6 +15,10 @@ from crescendo.randomness import permutation, seed_of
 
 Indices = npt.NDArray[np.int64]
 
+REPEATS = (
+    3  # of an image in a batch, where the sampler repeats: Wightman et al. 2021, arXiv:2110.00476, Table 2
+)
+
 
 class Draws(NamedTuple):
     """One rank's share of a batch: which samples, and how they are to be seen.
@@ -49,6 +53,16 @@ def balanced_order(labels: Indices, count: int, seed: int, epoch: int) -> Indice
     return generator.permutation(np.concatenate(drawn))
 
 
+def repeated_order(size: int, count: int, seed: int, epoch: int) -> Indices:
+    """`count` indices, each image REPEATS times in a row, of a third of the images: others in each epoch.
+
+    Repeated augmentation (Hoffer et al. 2019, arXiv:1901.09335; Berman et al. 2019, arXiv:1902.05509): the
+    gradients of one image in several augmentations meet in one step.
+    """
+    drawn = permutation(seed, epoch, size)[: -(-count // REPEATS)]
+    return np.repeat(drawn, REPEATS)[:count]
+
+
 def repeats(order: Indices) -> Indices:
     """How often each entry of `order` came before it, in its shape."""
     flat = order.ravel()
@@ -71,6 +85,7 @@ class TrainingSampler:
         batch_size: images per optimizer step, over all devices.
         parts: pieces that a global batch is processed in (gradient accumulation).
         balance: the images' labels: an epoch draws each of their classes equally often, in as many batches.
+        repeat: an epoch draws a third of the images, each three times in a row, in as many batches.
     """
 
     def __init__(
@@ -84,9 +99,10 @@ class TrainingSampler:
         rank: int = 0,
         ranks: int = 1,
         balance: Indices | None = None,
+        repeat: bool = False,
     ) -> None:
         self.size, self.batch_size, self.parts = size, batch_size, parts
-        self.balance = balance
+        self.balance, self.repeat = balance, repeat
         self.curriculum, self.seed = curriculum, seed
         self.rank, self.ranks = rank, ranks
         self.epoch = 0
@@ -111,10 +127,12 @@ class TrainingSampler:
     def batches(self, epoch: int) -> Indices:
         """The indices of an epoch's batches over all ranks, [batches, images]."""
         count = self.size // self.batch_size * self.batch_size
-        if self.balance is None:
-            order = permutation(self.seed, epoch, self.size)[:count]
-        else:
+        if self.balance is not None:
             order = balanced_order(self.balance, count, self.seed, epoch)
+        elif self.repeat:
+            order = repeated_order(self.size, count, self.seed, epoch)
+        else:
+            order = permutation(self.seed, epoch, self.size)[:count]
         return order.reshape(len(self), -1)
 
     def __iter__(self) -> Iterator[Draws]:
@@ -125,7 +143,7 @@ class TrainingSampler:
         epoch, done = self._done
         share = slice(self.rank, None, self.ranks)
         batches = self.batches(self.epoch)
-        again = None if self.balance is None else repeats(batches)
+        again = repeats(batches) if self.repeat or self.balance is not None else None
         for number in range(done if self.epoch == epoch else 0, len(batches)):
             before = None if again is None else again[number, share]
             yield Draws(batches[number, share], self.epoch, stage.resolution, magnitude, before)
