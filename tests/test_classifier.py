@@ -69,6 +69,17 @@ def batch(count=16):
     return Batch(images, torch.arange(count) % 6, torch.arange(count))
 
 
+def test_training_and_evaluation_have_the_chosen_loss():
+    """An untrained head of zeros: each of six classes costs log 2, where cross-entropy would be log 6."""
+    for loss, expected in {"cross_entropy": math.log(6), "binary_cross_entropy": math.log(2)}.items():
+        classifier = classify(knobs={}, loss=loss)
+        nn.init.zeros_(classifier.net.head.weight)
+        nn.init.zeros_(classifier.net.head.bias)
+        assert classifier.training_step(batch(), 0).item() == pytest.approx(expected, abs=1e-6)
+        classifier.validation_step(batch(), 0)
+        assert classifier.val_metrics["loss"].compute().item() == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("knobs", [EVERYTHING, {"mixup": 0.2}, {"cutmix": 1.0}, {"random_erasing": 0.5}])
 def test_what_happens_to_a_batch_happens_on_its_device_and_is_not_read_there(monkeypatch, knobs):
     """torch's fake tensors stand in for a GPU's: they refuse another device, and to be read by the host."""

@@ -69,7 +69,7 @@ def test_none_trains_with_none_whatever_the_recipe(configuration):
 @pytest.mark.parametrize(
     ("name", "epochs", "batch_size", "rates"),
     [  # epoch: learning rate, from the papers
-        ("lenet5_mnist", 20, 32, {0: 1, 2.5: 0.4, 5.5: 0.2, 8.5: 0.1, 19: 0.02}),  # shares of the highest
+        ("lenet5_mnist", 20, 8, {0: 1, 2.5: 0.4, 5.5: 0.2, 8.5: 0.1, 19: 0.02}),  # shares of the highest
         ("alexnet_imagenet", 90, 128, {0: 1e-2, 23: 1e-3, 46: 1e-4, 68: 1e-5}),
         ("vgg16_imagenet", 74, 256, {0: 1e-2, 73: 1e-5}),
         ("googlenet_imagenet", 255, 32, {0: 1e-2, 7.9: 1e-2, 8.1: 9.6e-3, 16.1: 9.216e-3}),

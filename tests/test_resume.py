@@ -11,6 +11,16 @@ from whole_runs import TRAINING, assert_same_end
 EPOCHS_END = 4  # steps of an epoch
 DROPPING = ("model=efficientnet_b0", "model.width=0.25", "model.depth=0.5", "curriculum.resolution.start=32")
 
+RECIPES = (
+    "optimizer=rmsprop_tf",
+    "lr_schedule=exponential",
+    "lr_schedule.warmup_epochs=1",
+    "data.sampler=repeated",
+    "data.augmentation.lighting=0.1",
+    "loss=binary_cross_entropy",
+    "callbacks=ema_warmed",
+)
+
 
 def killed(step, *overrides, cwd):
     """A run that died by SIGKILL once its checkpoint of `step` was written; its directory."""
@@ -30,6 +40,8 @@ def killed(step, *overrides, cwd):
         pytest.param(EPOCHS_END, ("trainer.check_val_every_n_epoch=2",), marks=pytest.mark.slow),
         pytest.param(6, ("trainer.check_val_every_n_epoch=2",), marks=pytest.mark.slow),
         pytest.param(6, ("trainer.devices=2",), marks=pytest.mark.slow),
+        pytest.param(6, RECIPES, marks=pytest.mark.slow),
+        pytest.param(5, ("optimizer=lamb",), marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_and_resumed_run_ends_as_one_that_was_not(tmp_path, uninterrupted, step, overrides):
