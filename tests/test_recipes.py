@@ -1,13 +1,15 @@
-"""Every recipe of conf/experiment: its plan as it is written, and a step of it at its smallest resolution."""
+"""Every recipe of conf/experiment: what its paper says, and a step of it at its smallest resolution."""
 
 import math
 
 import pytest
 import torch
+import yaml
 from commands import REPOSITORY
 
+from crescendo.analysis.plan import check_net_follows
 from crescendo.config import validate
-from crescendo.experiment import prepare
+from crescendo.experiment import build_classifier, build_curriculum, build_data
 from crescendo.targets import build, check_arguments
 
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
@@ -38,19 +40,20 @@ def recipe(configuration, image_folder, name, *overrides):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_recipe_takes_a_step_at_its_smallest_resolution(name, configuration, image_folder):
     config = recipe(configuration, image_folder, name)
-    planned = prepare(config, shapes_only=True)  # as it is written: the net follows its curriculum
-    assert planned.plan.stages[-1].resolution <= planned.curriculum.evaluation_resolution
-    smallest = planned.classifier.net.min_resolution
+    classifier = build_classifier(config).train()
+    as_written = build_curriculum(config, classifier.net)
+    check_net_follows(classifier.net, as_written)
+    assert as_written.epochs == config.trainer.max_epochs
+    smallest = classifier.net.min_resolution
     config.curriculum.resolution = {"start": smallest, "end": smallest}
     config.curriculum.stages, config.curriculum.split = 1, "even"
     config.curriculum.evaluation_resolution = None
-    built = prepare(config)
-    classifier = built.classifier.train()
-    stage = built.curriculum.at(0)
-    classifier.enter(stage)
+    curriculum = build_curriculum(config, classifier.net)
+    data, _ = build_data(config, curriculum)
+    classifier.enter(curriculum.at(0))
     weights = list(classifier.net.parameters())[-2:]  # its head's
     before = [each.detach().clone() for each in weights]
-    batch = next(iter(built.data.train_dataloader()))
+    batch = next(iter(data.train_dataloader()))
     assert batch.images.shape == (2, config.data.in_channels, smallest, smallest)
     loss = classifier.training_step(batch, 0)
     loss.backward()
@@ -60,9 +63,18 @@ def test_every_recipe_takes_a_step_at_its_smallest_resolution(name, configuratio
     assert not all(torch.equal(*pair) for pair in zip(before, weights, strict=True))
 
 
+def test_recipes_choose_options_and_leave_their_settings_alone():
+    """So regularization=none trains with none, and optimizer=adamw is AdamW, whatever the recipe."""
+    for name in EXPERIMENTS:
+        own = yaml.safe_load((REPOSITORY / "conf" / "experiment" / f"{name}.yaml").read_text())
+        assert set(own) <= {"defaults", "name", "loss", "weights", "data", "trainer", "hydra"}, name
+        assert set(own.get("data", {})) <= {"batch_size"}, name
+        assert set(own.get("trainer", {})) <= {"max_epochs"}, name
+
+
 def test_none_trains_with_none_whatever_the_recipe(configuration):
-    for experiment in EXPERIMENTS:
-        config = configuration(f"experiment={experiment}", "regularization=none")
+    for name in ("resnet50_a2", "efficientnetv2_s_paper"):
+        config = configuration(f"experiment={name}", "regularization=none")
         assert set(config.regularization.values()) == {0.0}
 
 

@@ -214,10 +214,8 @@ def _shapes(trainer: L.Trainer, config: DictConfig, experiment: Experiment, stag
     weights, autocast = PRECISIONS[str(trainer.precision)]
     optimizer = config.optimizer.copy()
     with open_dict(optimizer):
-        if optimizer.get(
-            "fused"
-        ):  # none runs without a device; where nothing is said it is estimated as fused
-            del optimizer["fused"]
+        if optimizer.get("fused"):  # none runs without a device
+            del optimizer["fused"]  # where nothing is said, it is estimated as fused
     callbacks = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
     loading = 2 * config.data.num_workers if device.type == "cpu" else 1  # ahead: torch's prefetch_factor
     mixing = ("mixup", "cutmix", "random_erasing")

@@ -208,12 +208,13 @@ class ImageClassifier(L.LightningModule):
         return self(batch.images).softmax(1)
 
     def make_optimizer(self) -> Optimizer:
-        """A fresh optimizer of the net's parameters."""
+        """A fresh optimizer of the net's parameters.
+
+        A fused one undoes the scale of 16-mixed within its step, which is too late for clipping.
+        """
         trainer = self._trainer
-        scaled = (
-            trainer is not None and trainer.precision == "16-mixed"
-        )  # a fused one undoes the scale itself,
-        clipped = trainer is not None and trainer.gradient_clip_val is not None  # too late for clipping
+        clipped = trainer is not None and trainer.gradient_clip_val is not None
+        scaled = trainer is not None and trainer.precision == "16-mixed"
         return make_optimizer(self.optimizer_factory, self.net, may_fuse=not (scaled and clipped))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
