@@ -51,6 +51,15 @@ def test_memory_ends_it(planned, caplog):
     assert config.optimizer.lr == 0.05
 
 
+def test_a_rate_that_is_given_for_256_images_follows_the_batch(planned, caplog):
+    caplog.set_level(logging.INFO, "crescendo")
+    made, config = planned(2**40, "optimizer=sgd_imagenet")
+    assert config.data.batch_size == 144
+    assert config.optimizer.lr == pytest.approx(0.1 * 144 / 256)
+    assert made.experiment.plan.learning_rates[-1] == pytest.approx(config.optimizer.lr, rel=0.01)
+    assert "optimizer.lr=0.0563 follows the batch: it was 0.025 for data.batch_size=64" in caplog.text
+
+
 def test_the_images_end_it_and_parts_share_them(planned):
     made, config = planned(2**40, "trainer.accumulate_grad_batches=4")
     assert (made.batch.limit, made.batch.images, made.batch.parts) == ("images", 32, 4)  # of 144, in eights
