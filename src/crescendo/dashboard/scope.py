@@ -50,7 +50,7 @@ def scope_of(
     loggers = [logger for run in runs if (logger := read_config(run).logger).get("_target_") == WANDB]
     if not loggers:
         raise UserError(f"--sweep {sweep}: none of its runs was logged to W&B (logger=wandb).")
-    differing = [setting.lstrip("+~") for setting in group_runs(runs)[0].differences]
+    differing = [setting.lstrip("+") for setting in group_runs(runs)[0].differences]
     group = loggers[0].get("group") or sweep.resolve().name
     return Scope(group_by or differing or CHOICES, axes or differing or AXES, group)
 
