@@ -49,6 +49,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",
     "ignore:.*log_every_n_steps",
     "ignore:The dirpath has changed",
+    "ignore:You.re resuming from a checkpoint that ended before the epoch ended",
 )
 
 
