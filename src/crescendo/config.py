@@ -217,6 +217,7 @@ class Settings(Group):
     channels_last: bool
     compile: bool = False
     validate_stage: bool = False
+    measure_step: bool = False
     bn_refresh: NonNegativeInt = 0
     bn_refresh_when: Literal["always", "resized"] = "always"
     plan: bool | Literal["probe"]

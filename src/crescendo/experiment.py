@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from crescendo.analysis.costs import count_macs_on_meta, shapes_of
 from crescendo.analysis.plan import Plan, check_net_follows, make_plan
 from crescendo.classifier import ImageClassifier
 from crescendo.config import typed_settings
@@ -138,6 +139,19 @@ def build_curriculum(config: DictConfig, net: Net, epochs: int | None = None) ->
         seed=config.seed,
     )
     return curriculum.scaled(factor)
+
+
+def evaluation_resolution(config: DictConfig, net: Net) -> int:
+    """The px of validation and test."""
+    resolution = build_curriculum(config, net).evaluation_resolution
+    assert resolution is not None
+    return resolution
+
+
+def count_configured_macs(config: DictConfig) -> int:
+    """Multiply-accumulates of the configured net at the resolution of evaluation; no number is computed."""
+    net = shapes_of(build_net, config)
+    return count_macs_on_meta(net.eval(), evaluation_resolution(config, net), config.data.in_channels)
 
 
 def around_validation(

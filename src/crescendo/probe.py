@@ -80,27 +80,27 @@ class StageTimer(L.Callback):
         steps = trainer.num_training_batches // trainer.accumulate_grad_batches
         self._first = min(FIRST_STEPS, int(steps) - 1)
         _reset_peak(pl_module.device)
-        self._begun = self._warm = _now(pl_module.device)
+        self._begun = self._warm = now(pl_module.device)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         parts = trainer.accumulate_grad_batches
         if batch_idx + 1 == self._first * parts:
-            self._warm = _now(pl_module.device)
+            self._warm = now(pl_module.device)
         if batch_idx + 1 == trainer.num_training_batches:
             measured = trainer.num_training_batches // parts - self._first
-            seconds = (_now(pl_module.device) - self._warm) / measured
+            seconds = (now(pl_module.device) - self._warm) / measured
             start = self._warm - self._begun - self._first * seconds
             peak = _peak(pl_module.device)
             stage = self.stages[trainer.current_epoch]
             self.speeds.append(StageSpeed(stage, seconds, max(0.0, start), peak))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._validating = _now(pl_module.device)
+        self._validating = now(pl_module.device)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        seconds = _now(pl_module.device) - self._validating
+        seconds = now(pl_module.device) - self._validating
         refreshing = self.refresh.seconds if self.refresh is not None else 0.0
         self.validations.append((seconds - refreshing, refreshing))
 
@@ -189,7 +189,7 @@ def limited_steps(data: ImageData, limit: int | float) -> int:
     return math.ceil(limited(data.steps_per_epoch * data.parts, limit) / data.parts)
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Seconds, when the device has done what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -5,14 +5,18 @@ disk is in crescendo.sweeps.
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from crescendo.errors import UserError
 
 if TYPE_CHECKING:
     from crescendo.sweeps.record import Sweep
@@ -70,11 +74,24 @@ class RecordedSweeper(BasicSweeper):
 
         values: Any = OmegaConf.to_container(self.study, resolve=True)
         settings = StudySettings.checked({**values, "space": listed(overrides)})
-        self.validate_batch_is_legal(Study(directory, settings).space.corners())
+        corners = Study(directory, settings).space.corners()
+        self.validate_batch_is_legal(corners)
+        if "step_seconds" in settings.costs:
+            if not self._composed(corners[0]).measure_step:
+                raise UserError(
+                    "the study counts step_seconds, which is not measured: add measure_step=true."
+                )
+            if self.at_once > 1:
+                print(
+                    f"{self.at_once} jobs at once: on one device they slow each other's steps, and "
+                    "step_seconds with them. hydra.launcher.n_jobs=1 measures the net alone.",
+                    file=sys.stderr,
+                )
         return Sweep.record(directory, [], settings)
 
     def _run_trials(self, sweep: "Sweep") -> None:
         """Those that were interrupted, then new ones until there are n_trials."""
+        from crescendo.sweeps.nets import conclude
         from crescendo.sweeps.study import Study
 
         assert sweep.study is not None
@@ -82,9 +99,30 @@ class RecordedSweeper(BasicSweeper):
         study.settle()
         self._launch(sweep, sweep.to_run())
         study.settle()
-        while trials := study.ask(self.at_once):
+        while trials := study.ask(self.at_once, self._macs_of):
             self._launch(sweep, trials)
             study.settle()
+        if found := conclude(sweep, study.front()):
+            print(found)
+
+    def _macs_of(self, overrides: Sequence[str]) -> int:
+        """Of the net that a trial would train."""
+        from crescendo.config import validate
+        from crescendo.experiment import count_configured_macs  # with torch: for max_macs alone
+
+        config = self._composed(overrides)
+        validate(config)
+        return count_configured_macs(config)
+
+    def _composed(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of a job, without Hydra's own."""
+        assert self.hydra_context is not None
+        assert self.config is not None
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        HydraConfig.instance().set_config(config)  # for what interpolates it
+        with open_dict(config):
+            del config["hydra"]
+        return config
 
     def _launch(self, sweep: "Sweep", jobs: Mapping[int, Sequence[str]]) -> None:
         from crescendo.sweeps.jobs import quoted

@@ -22,6 +22,30 @@ def status(directory: SweepDirectory) -> None:
 
 
 @app.command()
+def net(
+    directory: SweepDirectory,
+    trial: Annotated[int | None, typer.Option(help="This one, in place of the best.")] = None,
+    macs: Annotated[
+        str | None, typer.Option(help="Multiply its widths, up to so many MACs of one image: 6.9M, 1.5G.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the option: best, or trial<n>.")] = None,
+    config_dir: Annotated[
+        Path | None, typer.Option(help="Where to write model/<name>.yaml; the sweep directory.")
+    ] = None,
+) -> None:
+    """Write the net of a search's best trial as a yaml that model= takes."""
+    from crescendo.scaling.budgets import COUNTS, parse_quantity
+    from crescendo.sweeps.nets import best_job, write_net
+    from crescendo.sweeps.record import Sweep
+
+    allowed = parse_quantity("--macs", macs, COUNTS) if macs is not None else None
+    sweep = Sweep.read(directory)
+    job = best_job(sweep, trial)
+    option = name or ("best" if trial is None else f"trial{trial}")
+    print(f"python train.py {write_net(sweep, job, config_dir or directory, option, allowed)}")
+
+
+@app.command()
 def resume(directory: SweepDirectory) -> None:
     """Run the jobs of a sweep that are missing, failed or interrupted."""
     from crescendo.sweeps.record import Sweep

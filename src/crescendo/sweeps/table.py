@@ -1,11 +1,15 @@
 """The jobs of a sweep for a terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 
+from crescendo.sweeps.nets import in_figures
 from crescendo.sweeps.record import Job, Sweep
+
+IN_ONE_LINE = 6  # overrides; more are shown by what they belong to
 
 
 def show_sweep(sweep: Sweep) -> Any:
@@ -17,19 +21,14 @@ def show_sweep(sweep: Sweep) -> Any:
     table.add_column("job", justify="right")
     table.add_column("overrides", overflow="fold")
     table.add_column("status", no_wrap=True)
-    if sweep.study:
-        table.add_column(sweep.study.metric, justify="right", no_wrap=True)
+    for column in _study_columns(sweep):
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("test accuracy", justify="right", no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)
     for job in jobs:
         numbers = [_decimals(job.accuracy, 4), _decimals(job.seconds, 1)]
-        table.add_row(
-            str(job.number),
-            " ".join(override for override in job.overrides if override not in shared),
-            job.status,
-            *([_decimals(job.value, 4)] if sweep.study else []),
-            *numbers,
-        )
+        own = [override for override in job.overrides if override not in shared]
+        table.add_row(str(job.number), _in_short(own), job.status, *_study_cells(sweep, job), *numbers)
     return Group(_heading(sweep, jobs) + (f"; all with {' '.join(shared)}" if shared else ""), table)
 
 
@@ -38,12 +37,45 @@ def _heading(sweep: Sweep, jobs: list[Job]) -> str:
     heading = f"{count('finished')} of {sweep.size} jobs finished"
     if count("pruned"):
         heading += f", {count('pruned')} pruned"
-    if sweep.study:
-        values = {job.number: job.value for job in jobs if job.status == "finished" and job.value is not None}
-        if values:
-            best = (max if sweep.study.direction == "maximize" else min)(values, key=values.__getitem__)
-            heading += f"; best: job {best}"
+    if sweep.study is None:
+        return heading
+    if sweep.study.front:
+        from crescendo.sweeps.study import Study  # needs Optuna
+
+        front = Study(sweep.directory, sweep.study).front()
+        return heading + (f"; Pareto front: jobs {', '.join(map(str, front))}" if front else "")
+    values = {job.number: job.value for job in jobs if job.status == "finished" and job.value is not None}
+    if values:
+        best = (max if sweep.study.direction == "maximize" else min)(values, key=values.__getitem__)
+        heading += f"; best: job {best}"
     return heading
+
+
+def _study_columns(sweep: Sweep) -> list[str]:
+    if sweep.study is None:
+        return []
+    return [sweep.study.metric, *sweep.study.costs, *(["value"] if sweep.study.objective else [])]
+
+
+def _study_cells(sweep: Sweep, job: Job) -> list[str]:
+    if sweep.study is None:
+        return []
+    costs = [in_figures(job.costs[name]) if name in job.costs else "" for name in sweep.study.costs]
+    return [_decimals(job.metric, 4), *costs, *([_decimals(job.value, 4)] if sweep.study.objective else [])]
+
+
+def _in_short(overrides: Sequence[str]) -> str:
+    """Overrides in a line; what several set in one place, such as a row of the net, in a line of its own."""
+    if len(overrides) <= IN_ONE_LINE:
+        return " ".join(overrides)
+    places: dict[str, list[str]] = {}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        place, _, name = key.rpartition(".")
+        places.setdefault(place, []).append(f"{name}={value}")
+    return "\n".join(
+        f"{place}: {' '.join(names)}" if place else " ".join(names) for place, names in places.items()
+    )
 
 
 def _decimals(value: float | None, digits: int) -> str:
