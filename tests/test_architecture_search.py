@@ -162,7 +162,9 @@ def test_a_pareto_front_of_hand_made_trials(tmp_path, capsys):
     assert [(int(job), float(macs)) for job, _, macs in front[1:]] == [(3, 900), (1, 300), (0, 100), (6, 90)]
     assert "job 6, val/accuracy 0.6900, macs 90" in told
     assert "python train.py" not in told  # no net was searched
-    assert "Pareto front: jobs 0, 1, 3, 6" in str(show_sweep(sweep).renderables[0])
+    heading, table = show_sweep(sweep).renderables
+    assert "Pareto front: jobs 0, 1, 3, 6" in heading
+    assert [column.header for column in table.columns][1:5] == ["overrides", "status", "val/accuracy", "macs"]
     with pytest.raises(UserError, match="a front, which has no best: give --trial"):
         best_job(sweep)
 
@@ -190,6 +192,7 @@ def test_the_best_net_is_an_option_of_model(tmp_path, configuration):
     study.ask(2)
     run_of(sweep, 0, configuration(*searched), 0.9, 12_345_678)
     run_of(sweep, 1, configuration(*FASHION), 0.8, BASE_MACS)
+    assert "2 of 2 jobs finished; best: job 0; all with trainer=cpu" in show_sweep(sweep).renderables[0]
     told = conclude(sweep, [])
     assert "best: job 0, val/accuracy 0.9000" in told
     assert f"python train.py --config-dir {sweep.directory} model=best" in told

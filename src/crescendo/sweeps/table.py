@@ -1,6 +1,5 @@
 """The jobs of a sweep for a terminal."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group
@@ -9,7 +8,7 @@ from rich.table import Table
 from crescendo.sweeps.nets import in_figures
 from crescendo.sweeps.record import Job, Sweep
 
-IN_ONE_LINE = 6  # overrides; more are shown by what they belong to
+MOST_OVERRIDES = 10  # of a job that are shown; the many of a net are in its overrides.yaml
 
 
 def show_sweep(sweep: Sweep) -> Any:
@@ -17,9 +16,13 @@ def show_sweep(sweep: Sweep) -> Any:
     jobs = sweep.all_jobs()
     first = jobs[0].overrides if len(jobs) > 1 else []
     shared = [override for override in first if all(override in job.overrides for job in jobs)]
+    if sweep.study:  # what is searched is a job's own, even if all have drawn the same
+        shared = [override for override in shared if override in sweep.study.space]
+    shown = all(len(job.overrides) - len(shared) <= MOST_OVERRIDES for job in jobs)
     table = Table()
     table.add_column("job", justify="right")
-    table.add_column("overrides", overflow="fold")
+    if shown:
+        table.add_column("overrides", overflow="fold")
     table.add_column("status", no_wrap=True)
     for column in _study_columns(sweep):
         table.add_column(column, justify="right", no_wrap=True)
@@ -28,8 +31,10 @@ def show_sweep(sweep: Sweep) -> Any:
     for job in jobs:
         numbers = [_decimals(job.accuracy, 4), _decimals(job.seconds, 1)]
         own = [override for override in job.overrides if override not in shared]
-        table.add_row(str(job.number), _in_short(own), job.status, *_study_cells(sweep, job), *numbers)
-    return Group(_heading(sweep, jobs) + (f"; all with {' '.join(shared)}" if shared else ""), table)
+        overrides = [" ".join(own)] if shown else []
+        table.add_row(str(job.number), *overrides, job.status, *_study_cells(sweep, job), *numbers)
+    heading = _heading(sweep, jobs) + (f"; all with {' '.join(shared)}" if shared else "")
+    return Group(heading if shown else f"{heading}; each with <job>/overrides.yaml", table)
 
 
 def _heading(sweep: Sweep, jobs: list[Job]) -> str:
@@ -62,20 +67,6 @@ def _study_cells(sweep: Sweep, job: Job) -> list[str]:
         return []
     costs = [in_figures(job.costs[name]) if name in job.costs else "" for name in sweep.study.costs]
     return [_decimals(job.metric, 4), *costs, *([_decimals(job.value, 4)] if sweep.study.objective else [])]
-
-
-def _in_short(overrides: Sequence[str]) -> str:
-    """Overrides in a line; what several set in one place, such as a row of the net, in a line of its own."""
-    if len(overrides) <= IN_ONE_LINE:
-        return " ".join(overrides)
-    places: dict[str, list[str]] = {}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        place, _, name = key.rpartition(".")
-        places.setdefault(place, []).append(f"{name}={value}")
-    return "\n".join(
-        f"{place}: {' '.join(names)}" if place else " ".join(names) for place, names in places.items()
-    )
 
 
 def _decimals(value: float | None, digits: int) -> str:
