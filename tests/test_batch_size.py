@@ -95,6 +95,10 @@ def test_what_cannot_be_known_is_refused(planned, override, message):
 def test_too_little_memory_is_refused(planned):
     with pytest.raises(UserError, match="a step of 1 at 32 px takes about 1 MiB, and 1 MiB are free, 30%"):
         planned(MIB)
+    with pytest.raises(UserError, match=r"or resolution, or trainer.precision=bf16-mixed\.$"):
+        planned(MIB)
+    with pytest.raises(UserError, match=r"take a smaller net or resolution\.$"):  # it has that already
+        planned(MIB, "trainer.precision=bf16-mixed")
 
 
 def test_the_highest_resolution_may_be_one_that_is_not_drawn_yet():

@@ -144,10 +144,11 @@ def _find(trainer: L.Trainer, config: DictConfig, experiment: Experiment, bound:
             log.info("a step of %d images ran out of memory: trying %d", images, smaller)
         images = smaller if smaller >= fewest else None
     if images is None:
+        halved = ", or trainer.precision=bf16-mixed" if trainer.precision in ("32-true", "64-true") else ""
         raise UserError(
             f"trainer.find_batch_size=true: a step of {fewest} at {stage.resolution} px takes about "
             f"{mebibytes(shapes.demand(fewest).total)}, and {mebibytes(free)} are free, {margin:.0%} of them "
-            f"kept back: take a smaller net or resolution, or trainer.precision=bf16-mixed."
+            f"kept back: take a smaller net or resolution{halved}."
         )
     return BatchFit(
         images=images,

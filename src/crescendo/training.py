@@ -209,6 +209,7 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
             "faulty_images": len(data.faults),
         }
         if not run.pruned and trainer.is_global_zero:
+            accuracies = _record_test(classifier, run.directory, experiment.class_names)
             classifier.to(trainer.strategy.root_device)  # Lightning left it on the CPU
             show_test(loggers, classifier, data.test, experiment.class_names, plan.evaluation_resolution)
         failed = False
@@ -234,12 +235,6 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
     if run.pruned and trainer.is_global_zero:
         log.info("pruned after epoch %d: %s", trainer.current_epoch, run.directory)
     elif trainer.is_global_zero:
-        matrix, answers = classifier.confusion_matrix, classifier.answers
-        assert matrix is not None
-        assert answers is not None
-        write_answers(run.directory, answers)
-        write_confusion_matrix(run.directory / "confusion_matrix.csv", matrix, experiment.class_names)
-        accuracies = Matrix(experiment.class_names, matrix.cpu().numpy()).accuracies
         get_console().print(show_result(plan, run.summary, accuracies, run.directory))
     return metrics
 
@@ -294,6 +289,18 @@ def _fit(
             experiment = prepare(config)
         else:
             return trainer, classifier, data
+
+
+def _record_test(
+    classifier: ImageClassifier, directory: Path, class_names: Sequence[str]
+) -> dict[str, float]:
+    """Write what the last test answered; the accuracy of each class."""
+    matrix, answers = classifier.confusion_matrix, classifier.answers
+    assert matrix is not None
+    assert answers is not None
+    write_answers(directory, answers)
+    write_confusion_matrix(directory / "confusion_matrix.csv", matrix, class_names)
+    return Matrix(class_names, matrix.cpu().numpy()).accuracies
 
 
 def _is_of_communication(error: Exception) -> bool:

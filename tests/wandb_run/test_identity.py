@@ -22,6 +22,26 @@ def test_a_secret_of_the_environment_is_masked_wherever_it_is(monkeypatch):
     assert without_secrets(given) == masked
 
 
+def test_of_a_secret_that_begins_as_another_does_nothing_is_left(monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "s3cr3t-and-long")
+    monkeypatch.setenv("B_TOKEN", "s3cr3t-and-longer-still")
+    assert without_secrets(["s3cr3t-and-longer-still"]) == ["***"]
+
+
+def test_a_job_that_runs_again_is_another_run(tmp_path):
+    """Its first attempt was put aside (crescendo sweep resume); else W&B would go on with that."""
+    job = tmp_path / "2026_beef" / "3"
+    job.mkdir(parents=True)
+    (job.parent / "sweep.yaml").write_text("")
+    first = id_of(job)
+    (job.parent / "33.failed-1").mkdir()
+    assert id_of(job) == first
+    job.rename(job.with_name("3.failed-1"))
+    assert id_of(job) == id_of(job) != first
+    (job.parent / "3.interrupted-1").mkdir()
+    assert len({first, id_of(job), id_of(job.parent / "33"), id_of(job.parent / "4")}) == 4
+
+
 def test_a_job_is_named_after_its_sweep(tmp_path):
     job = tmp_path / "2026_beef" / "3"
     job.mkdir(parents=True)

@@ -1,3 +1,5 @@
+import logging
+import time
 from signal import SIGTERM
 
 import pytest
@@ -8,6 +10,7 @@ from crescendo.metrics_file import MetricsFile
 from crescendo.runs import Run
 from crescendo.tracking import finish_loggers
 from crescendo.wandb_run import WandbRun
+from crescendo.wandb_run import logger as logging_to_wandb
 
 
 class FakeExperiment:
@@ -22,12 +25,14 @@ class FakeExperiment:
         self.summary: dict = {}
         self.exit_code: int | None = None
         self.error: Exception | None = None
+        self.seconds = 0.0  # that a row takes
 
     def define_metric(self, name, **settings) -> None:
         self.metrics.append((name, settings))
 
     def log(self, values, step, commit) -> None:
         assert commit
+        time.sleep(self.seconds)
         if self.error is not None:
             raise self.error
         self.rows.append((step, values))
@@ -116,12 +121,59 @@ def test_the_end_is_the_run_s(tmp_path, error, pruned, code, status):
     assert bool(said.get("error")) == (error is not None)
 
 
-def test_an_error_is_one_warning(tmp_path, caplog):
+@pytest.fixture
+def ended(monkeypatch):
+    """How often W&B's service was ended."""
+    times: list[bool] = []
+    monkeypatch.setattr(logging_to_wandb, "_end_service", lambda: times.append(True))
+    return times
+
+
+@pytest.fixture
+def warnings(caplog):
+    logging.getLogger("crescendo").propagate = True
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("error", [wandb.errors.CommError("gone"), OSError("gone"), TypeError("gone")])
+def test_an_error_is_one_warning(tmp_path, ended, warnings, capsys, error):
     experiment = FakeExperiment()
     logger = WandbRun(experiment, Run(tmp_path))
-    experiment.error = wandb.errors.CommError("gone")
+    experiment.error = error
     for step in range(3):
         logger.log_metrics({"loss": 1.0}, step=step)
     finish_loggers([logger], None)
     assert logger.lost
     assert experiment.exit_code is None
+    (warning,) = warnings()
+    assert warning.startswith("W&B is lost (gone)")
+    assert capsys.readouterr().out == "wandb sync /a/run\n"
+    assert ended == [True]
+
+
+def test_a_service_that_takes_no_row_is_waited_for_once(tmp_path, ended, warnings, monkeypatch):
+    monkeypatch.setattr(logging_to_wandb, "ROW_SECONDS", 0.1)
+    experiment = FakeExperiment()
+    logger = WandbRun(experiment, Run(tmp_path))
+    experiment.seconds = 2.0
+    begin = time.perf_counter()
+    for step in range(3):
+        logger.log_metrics({"loss": 1.0}, step=step)
+    finish_loggers([logger], None)
+    assert time.perf_counter() - begin < 1.5
+    (warning,) = warnings()
+    assert "no answer in 0.1 s" in warning
+    assert ended == [True]
+
+
+def test_an_end_has_the_time_that_there_is(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(WandbRun, "_try", lambda self, action, seconds: given.append(seconds))
+    (tmp_path / "checkpoints").mkdir()
+    with (tmp_path / "checkpoints" / "best.ckpt").open("wb") as file:
+        file.truncate(500_000_000)
+    logger = WandbRun(FakeExperiment(), Run(tmp_path), artifact=True)
+    logger.finish("finished")
+    logger.finish("failed")
+    logger.finish("interrupted")  # stop_seconds, SLURM's KillWait: summary.json is still to be written
+    assert given == [560, 60, 10]

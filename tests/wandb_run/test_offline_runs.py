@@ -134,6 +134,16 @@ def test_a_run_that_fails_has_failed(tmp_path):
     assert "not finite" in said["error"]
 
 
+def test_a_run_whose_answers_cannot_be_written_has_failed_in_wandb_too(tmp_path):
+    ended = command(str(REPOSITORY / "tests" / "without_room.py"), *TINY, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "cannot be written: No space left on device" in " ".join(ended.stderr.split())
+    run = only_run(tmp_path)
+    assert read_summary(run)["status"] == "failed"
+    (session,) = sessions(run)
+    assert exit_codes(session) == [1]
+
+
 def test_a_run_that_was_killed_and_resumed_is_one_run(tmp_path):
     """It goes on from a checkpoint before the last rows: those come again, and are not sent again."""
     run = killed(8, *TINY, "trainer.max_epochs=3", cwd=tmp_path)

@@ -100,8 +100,16 @@ def test_a_test_without_mistakes_has_an_empty_table(warnings):
     assert warnings() == []
 
 
+def test_every_class_has_its_row():
+    classifier, test = after_a_test(classes=101)
+    classifier.confusion_matrix = torch.eye(101, dtype=torch.int64)
+    shown = show(classifier, test, [str(number) for number in range(101)], 16)
+    assert len(shown["test/classes"].data) == 101
+
+
 def test_many_classes_have_no_chart():
     names = [str(number) for number in range(101)]
     shown = show(*after_a_test(classes=101), names, 16)
     assert "test/confusion_matrix" not in shown
+    assert len(shown["test/classes"].data) == 3
     assert len(shown["test/confusions"].data) == 2

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from crescendo.runs import Run
+from crescendo.runs import EARLIER_ATTEMPT, Run
 
 SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$", re.IGNORECASE)
 SHORTEST_SECRET = 8  # characters; a shorter one would be found in what is none
@@ -38,8 +38,11 @@ def name_of(directory: Path) -> str:
 
 
 def id_of(directory: Path) -> str:
-    """The same for a run and its resumption; W&B's ids are short and plain."""
-    return blake2b("/".join(directory.parts[-2:]).encode(), digest_size=8).hexdigest()
+    """The same for a run and its resumption, another for each attempt of a sweep's job; short and plain."""
+    beside = directory.parent.iterdir() if sweep_of(directory) else ()
+    earlier = [path for path in beside if path.stem == directory.name and EARLIER_ATTEMPT.match(path.name)]
+    attempt = [str(len(earlier))] if earlier else []
+    return blake2b("/".join([*directory.parts[-2:], *attempt]).encode(), digest_size=8).hexdigest()
 
 
 def without_secrets(value: Any) -> Any:
@@ -49,7 +52,8 @@ def without_secrets(value: Any) -> Any:
         for name, given in os.environ.items()
         if SECRET_NAMES.search(name) and len(given) >= SHORTEST_SECRET
     ]
-    return _masked(value, secrets) if secrets else value
+    longest_first = sorted(secrets, key=len, reverse=True)  # one may begin as another does
+    return _masked(value, longest_first) if secrets else value
 
 
 def _masked(value: Any, secrets: list[str]) -> Any:

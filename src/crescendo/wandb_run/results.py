@@ -83,7 +83,7 @@ def _classes(matrix: Matrix) -> Any:
                 result.precision,
                 *(result.taken_for or (None, None)),
             ]
-            for result in matrix.classes()[:MOST_CLASSES]
+            for result in matrix.classes()
         ],
     )
 

@@ -3,21 +3,25 @@
 import json
 import logging
 import os
-import shlex
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlparse
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import Request, build_opener
 
+from pydantic import ValidationError
+
+from crescendo.errors import UserError
 from crescendo.runs import Run
 from crescendo.wandb_run.identity import describe, id_of, name_of, sweep_of, without_secrets
-from crescendo.wandb_run.logger import WandbRun, XAxis, errors
+from crescendo.wandb_run.logger import WandbRun, XAxis, errors, show_line, show_upload
 
 SERVER_SECONDS = 2.0  # that W&B's server has to answer before the run goes on offline
 START_SECONDS = 20.0  # that a run has to start online before it goes on offline
@@ -42,21 +46,22 @@ def weights_and_biases(
 ) -> WandbRun | None:
     """A W&B run: online where a key is configured and the server answers in 2 s, else offline.
 
-    It never prompts: without a key W&B is not asked to log in. WANDB_MODE decides where it is set. None, with
-    a warning, where W&B cannot start at all.
+    It never prompts: without a key W&B is not asked to log in. WANDB_MODE decides where it is set, or what
+    `wandb offline` and `wandb disabled` left. None where W&B is disabled or, with a warning, cannot start.
 
     Args:
         name: by default that of the run directory, and of its sweep.
         group: by default the sweep's id.
         job_type: by default "train".
         x_axis, artifact: as WandbRun has them.
+
+    Raises:
+        UserError: a setting is none of W&B's, such as a tag that is too long.
     """
     import wandb  # a second of imports that other loggers need not pay
 
-    mode: Any = os.environ.get("WANDB_MODE")
+    mode: Any = None
     why = None
-    if mode == "disabled":
-        return None
     earlier = sorted((run.directory / "wandb").glob("*run-*"))
 
     def start() -> Any:
@@ -68,7 +73,7 @@ def weights_and_biases(
             entity=entity,
             group=group or sweep_of(run.directory),
             job_type=job_type or "train",
-            tags=list(tags),
+            tags=list(tags) or None,  # or WANDB_TAGS
             notes=notes,
             dir=run.directory,
             config=describe(run, config),
@@ -85,7 +90,10 @@ def weights_and_biases(
         )
 
     try:
-        wandb.setup(wandb.Settings(silent=True))
+        kept = wandb.setup(wandb.Settings(silent=True)).settings.mode  # in W&B's own files
+        mode = os.environ.get("WANDB_MODE") or (kept if kept != "online" else None)
+        if mode == "disabled":
+            return None
         if mode is None:
             why = why_offline(wandb)
             mode = "offline" if why else "online"
@@ -97,12 +105,18 @@ def weights_and_biases(
             experiment = start()
         sent = rows_in(earlier) if experiment.offline else experiment.step
         logger = WandbRun(experiment, run, x_axis=x_axis, artifact=artifact, sent=sent)
+    except ValidationError as error:
+        wrong = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+        raise UserError(f"W&B refuses what logger, or WANDB_* in the environment, sets: {wrong}.") from error
     except errors() as error:
         log.warning("W&B did not start (%s); the run goes on with metrics.csv alone", _first_line(error))
         return None
     run.summary["wandb_id"] = experiment.id
-    if mode == "offline":
-        _tell(why, run.directory / "wandb")
+    if experiment.offline:
+        _tell_offline(why)
+        show_upload(run.directory / "wandb")
+    else:
+        show_line(f"W&B: {experiment.url}")
     return logger
 
 
@@ -136,47 +150,35 @@ def why_offline(wandb: Any) -> str | None:
 
 
 def unreachable(url: str) -> str | None:
-    """Why a server, or the proxy in front of it, takes no connection in SERVER_SECONDS; None if it does.
+    """Why a server, behind the system's proxy if there is one, says nothing in SERVER_SECONDS; or None.
 
     A resolver that does not answer has no time limit of its own, so all of it happens beside this thread.
     """
-    host, port = _first_hop(url)
+    asked = Request(f"{url}/graphql", method="HEAD")
     said: list[str | None] = []
 
-    def connect() -> None:
+    def ask() -> None:
         try:
-            socket.create_connection((host, port), SERVER_SECONDS).close()
+            build_opener().open(asked, timeout=SERVER_SECONDS).close()
+        except HTTPError:
+            said.append(None)  # it refuses: that is an answer
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            said.append(None if isinstance(reason, SSLError) else str(reason) or type(reason).__name__)
+        else:
             said.append(None)
-        except OSError as error:
-            said.append(str(error))
 
-    connecting = threading.Thread(target=connect, daemon=True)
-    connecting.start()
-    connecting.join(SERVER_SECONDS)
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(SERVER_SECONDS)
     reason = said[0] if said else f"nothing in {SERVER_SECONDS:g} s"
-    return None if reason is None else f"{host} does not answer ({reason})"
+    return None if reason is None else f"{urlparse(url).hostname} does not answer ({reason})"
 
 
-def _first_hop(url: str) -> tuple[str, int]:
-    """Host and port that a connection to `url` goes to first: the system's proxy for it, if there is one."""
-    server = urlparse(url)
-    proxy = getproxies().get(server.scheme)
-    if proxy and not proxy_bypass(server.hostname or ""):
-        server = urlparse(proxy if "://" in proxy else f"http://{proxy}")
-    return server.hostname or "", server.port or (443 if server.scheme == "https" else 80)
-
-
-def _tell(why: str | None, files: Path) -> None:
-    """One line says that the run is offline, and how it is uploaded; a warning where it was to be online."""
-    here = Path.cwd()
-    shown = files.relative_to(here) if files.is_relative_to(here) else files
-    expected = why is None or why == NO_KEY
-    log.log(
-        logging.INFO if expected else logging.WARNING,
-        "W&B is offline%s. To upload later:\nwandb sync %s",
-        f": {why}" if why else "",
-        shlex.quote(str(shown)),
-    )
+def _tell_offline(why: str | None) -> None:
+    """A warning where the run was to be online."""
+    level = logging.INFO if why is None or why == NO_KEY else logging.WARNING
+    log.log(level, "W&B is offline%s. To upload later:", f": {why}" if why else "")
 
 
 def _first_line(error: Exception) -> str:
