@@ -2,7 +2,8 @@
 
 runs/<name>/<date>_<time>_<short id>/
   sweep.yaml         the command, and the overrides of every job, before the first starts;
-                     of a study its settings and search space
+                     of a study its settings and search space; of a search for scaling's
+                     coefficients its candidates
   study.db           of a study: its trials, in Optuna's tables; trial n is job n
   <number>/          a run; overrides.yaml before it starts, job.json: how its process ended
   <number>.<status>-1/   an earlier attempt of the job, kept when the job began again
@@ -17,6 +18,7 @@ A fresh process for each job keeps ranks, ports, W&B's run and the device's memo
     pruning   what a trial's training tells its study, and hears
     resuming  going on with a recorded sweep, whoever recorded it
     table     the jobs for a terminal
+    winner    which of a search's candidates is best; candidate_tables shows it
 
 train.py imports record and jobs in a sweep: they are kept light.
 """
