@@ -178,7 +178,8 @@ def test_a_search_that_is_killed_goes_on_to_its_winner(tmp_path):
     assert config["scaling"]["resolution"] == search.candidates[0].solved.resolution
     evaluated = crescendo("evaluate", str(run), "--json", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert json.loads(evaluated.stdout)["metrics"]["test/accuracy"] == summary["metrics"]["test/accuracy"]
+    again = json.loads(evaluated.stdout)["metrics"]["test/accuracy"]
+    assert again == pytest.approx(summary["metrics"]["test/accuracy"], abs=1e-6)
     compared = crescendo("compare", str(sweep), "--markdown", "table.md", cwd=tmp_path)
     assert compared.returncode == 0, compared.stderr
     assert "scaling.resolution" in (tmp_path / "table.md").read_text()

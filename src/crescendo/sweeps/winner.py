@@ -154,10 +154,8 @@ class Outcome:
         else:
             told.append("the second is the paper's 1.2, 1.1, 1.15")
         if candidates > 1:
-            told.append(
-                "±: half of the 95% interval by Student's t over seeds; p: paired t-test, adjusted "
-                f"for {candidates - 1} tests (Holm)"
-            )
+            adjusted = f", adjusted for {candidates - 1} tests (Holm)" if candidates > 2 else ""
+            told.append(f"±: half of the 95% interval by Student's t over seeds; p: paired t-test{adjusted}")
             told.append("a winner is chosen for its accuracy: its lead is a little too large")
         return told
 
@@ -170,4 +168,6 @@ class Outcome:
         pairs = len(self.standings[0].validated.keys() & other.validated.keys())
         if lead.difference.half is None:
             sure = "one seed does not tell it from noise"
+        elif lead.p is None:
+            sure = "without spread, so not tested"
         return f"over {name}: {lead.difference.show(4, '+')} (paired seeds: {pairs}; p {p}): {sure}"
