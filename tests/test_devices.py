@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from commands import REPOSITORY, TINY, command, only_run, train
+from omegaconf import OmegaConf
 from whole_runs import TRAINING
 
 from crescendo.answers import read_answers
+from crescendo.devices import precision_of, trainer_settings
 
 # A net without batch statistics, nothing drawn on a device; 163 training and 45 test images.
 EXACT = (
@@ -22,6 +24,33 @@ EXACT = (
     "logger=csv",
 )
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "computes_in_bfloat16", "precision"),
+    [
+        ("auto", True, "bf16-mixed"),
+        ("gpu", True, "bf16-mixed"),
+        ("gpu", False, "32-true"),
+        ("cpu", True, "32-true"),
+    ],
+)
+def test_a_gpu_computes_in_bfloat16_unless_something_else_is_said(
+    accelerator, computes_in_bfloat16, precision, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: computes_in_bfloat16)
+    trainer = OmegaConf.create({"accelerator": accelerator, "precision": None})
+    assert precision_of(trainer) == precision
+    trainer.precision = "16-mixed"
+    assert precision_of(trainer) == "16-mixed"
+
+
+@pytest.mark.parametrize("deterministic", [True, False, "warn"])
+def test_deterministic_is_said_in_one_place(deterministic, configuration):
+    settings = trainer_settings(configuration(f"deterministic={deterministic}").trainer)
+    assert settings.deterministic == deterministic
+    assert settings.benchmark == (deterministic is False)
 
 
 def losses(run):

@@ -168,6 +168,7 @@ def test_predict_takes_directories_and_prints_rows(finished, image_folder, tmp_p
     assert "none has no image files (.bmp, " in " ".join(refused.stderr.split())
 
 
+@pytest.mark.slow  # notebooks/compare_runs.ipynb compares a sweep, too
 def test_compare_shows_mean_and_spread_of_a_sweep(tmp_path):
     swept = train("-m", "seed=1,2", *TINY, "logger=csv", "debug=smoke", cwd=tmp_path)
     assert swept.returncode == 0, swept.stderr

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from commands import TINY, crescendo, only_run, train
+from omegaconf import OmegaConf
 from test_resume import killed
 from whole_runs import assert_same_end
 
@@ -60,7 +61,7 @@ def test_batches_are_whole_while_the_gpu_is_busy():
 @pytest.mark.parametrize("overrides", [(), DROPPING])
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path, uninterrupted, overrides):
     typed = (*ON_GPU, "callbacks=ema", "callbacks.checkpoint.every_n_steps=1", "trainer.max_epochs=4")
-    typed = (*typed, "regularization.mixup=0.2", "trainer.deterministic=true", *overrides)
+    typed = (*typed, "regularization.mixup=0.2", "deterministic=true", *overrides)
     run = killed(7, *typed, cwd=tmp_path)
     resumed = train(f"resume={run}", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
@@ -75,10 +76,16 @@ def test_single_precision_has_the_losses_of_the_cpu(tmp_path):
     assert ours == pytest.approx(theirs, rel=2e-3)
 
 
-def test_compiled_steps_have_the_losses_of_eager_ones(tmp_path):
+def test_a_gpu_trains_in_bfloat16_and_records_it(tmp_path):
+    run = ran(*ON_GPU, cwd=tmp_path)
+    assert OmegaConf.load(run / "config.yaml").trainer.precision == "bf16-mixed"
+
+
+@pytest.mark.parametrize("mode", ["true", "reduce-overhead"])
+def test_compiled_steps_have_the_losses_of_eager_ones(tmp_path, mode):
     typed = (*ON_GPU, *DROPPING, "regularization=none", "trainer.log_every_n_steps=1", "optimizer.lr=0.01")
     eager = ran(*typed, cwd=tmp_path / "eager")
-    compiled = ran(*typed, "compile=true", cwd=tmp_path / "compiled")
+    compiled = ran(*typed, f"compile={mode}", cwd=tmp_path / "compiled")
     assert losses(compiled) == pytest.approx(losses(eager), rel=0.05)
     assert json.loads((compiled / "summary.json").read_text())["compile_seconds"] > 0
 
@@ -104,9 +111,7 @@ def test_a_trained_run_is_used(tmp_path, image_folder):
         "trainer=gpu",
         "logger=csv",
     )
-    run = ran(
-        *typed, "data.num_workers=2", "trainer.max_epochs=3", "trainer.deterministic=true", cwd=tmp_path
-    )
+    run = ran(*typed, "data.num_workers=2", "trainer.max_epochs=3", "deterministic=true", cwd=tmp_path)
     photo = next(image_folder.rglob("*.jpg"))
     for arguments in (
         ("evaluate", str(run), "--resolutions", "48,64", "--tta"),

@@ -90,6 +90,7 @@ def test_what_is_no_class_and_no_factory_is_not_called(configuration, target, wh
         check_arguments(config)
 
 
+@pytest.mark.slow  # four processes that cannot be forked
 def test_what_is_trusted_is_built(tmp_path):
     (tmp_path / "my_callbacks.py").write_text(
         "import lightning as L\n\n\n"

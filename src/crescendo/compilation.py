@@ -5,8 +5,11 @@ import time
 from torch import nn
 
 
-def compile_net(net: nn.Module, stages: int) -> None:
+def compile_net(net: nn.Module, stages: int, mode: bool | str = True) -> None:
     """Compile a net in place, so that its weights keep their names; each shape when it first comes.
+
+    Args:
+        mode: of torch.compile; True is its default.
 
     A training batch has one shape at a stage, and a stage's rates are tensors, so there is at most one
     graph a stage. torch.compile would go on without compiling after eight.
@@ -15,7 +18,7 @@ def compile_net(net: nn.Module, stages: int) -> None:
 
     limits.recompile_limit = max(limits.recompile_limit, stages)
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, stages)
-    net.compile(dynamic=False)
+    net.compile(dynamic=False, mode=None if mode is True else mode)
 
 
 class CompileClock:

@@ -27,6 +27,8 @@ from crescendo.errors import UserError, did_you_mean
 from crescendo.scaling.coefficients import Method, Scaling
 from crescendo.targets import as_sentence, check_targets, resolved
 
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]  # torch's
+
 MONITORS = ("val/accuracy", "val/accuracy_top5", "val/loss")
 
 
@@ -199,7 +201,7 @@ class TrainerSettings(Target):
     num_nodes: PositiveInt
     strategy: str
     sync_batchnorm: bool = False
-    precision: str | int
+    precision: str | int | None = None
     max_epochs: PositiveInt
     max_steps: Annotated[int, Field(ge=-1)]
     accumulate_grad_batches: PositiveInt
@@ -235,7 +237,9 @@ class Settings(Group):
     arm: str | None = None
     weights: str | None
     channels_last: bool
-    compile: bool = False
+    compile: bool | CompileMode = False
+    deterministic: bool | Literal["warn"] = False
+    tf32: bool = False
     validate_stage: bool = False
     bn_refresh: NonNegativeInt = 0
     bn_refresh_when: Literal["always", "resized"] = "always"

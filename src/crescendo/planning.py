@@ -77,7 +77,7 @@ def plan_training(config: DictConfig, overrides: Sequence[str]) -> Planned:
     if measured:
         callbacks = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
         if config.compile:
-            compile_net(experiment.classifier.net, len(experiment.curriculum.plan))
+            compile_net(experiment.classifier.net, len(experiment.curriculum.plan), config.compile)
         macs = experiment.plan.evaluation_macs
         speeds, started = probe(
             trainer_settings(config.trainer),

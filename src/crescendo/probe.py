@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import mean
 from subprocess import Popen
-from typing import cast
+from typing import TypeVar, cast
 
 import lightning as L
 import torch
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 FIRST_STEPS = 3  # of each stage: workers start, kernels are chosen, a net is compiled
 MEASURED_STEPS = 10
 VALIDATION_BATCHES = 10
+Kind = TypeVar("Kind", bound=Curriculum)
 MOST_STAGES = 12  # that are measured one by one; of more, one for each resolution
 
 # What records, shows or ends a training, and neither slows a step nor changes it.
@@ -50,16 +51,17 @@ LEFT_OUT = (
 class Rehearsal(Curriculum):
     """The stages of a curriculum, each for one epoch."""
 
-    @classmethod
-    def of(cls, curriculum: Curriculum) -> "Rehearsal":
-        return cls(**{field.name: getattr(curriculum, field.name) for field in fields(Curriculum)})
-
     @property
     def plan(self) -> tuple[Stage, ...]:
         stages = super().plan
         if len(stages) > MOST_STAGES:  # the last of a resolution: the knobs are on there
             stages = tuple({stage.resolution: stage for stage in stages}.values())
         return tuple(replace(stage, first_epoch=epoch, epochs=1) for epoch, stage in enumerate(stages))
+
+
+def same_fields(kind: type[Kind], curriculum: Curriculum) -> Kind:
+    """The curriculum as one of another kind."""
+    return kind(**{field.name: getattr(curriculum, field.name) for field in fields(Curriculum)})
 
 
 class StageTimer(L.Callback):
@@ -79,28 +81,28 @@ class StageTimer(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps = trainer.num_training_batches // trainer.accumulate_grad_batches
         self._first = min(FIRST_STEPS, int(steps) - 1)
-        _reset_peak(pl_module.device)
-        self._begun = self._warm = _now(pl_module.device)
+        reset_peak(pl_module.device)
+        self._begun = self._warm = now(pl_module.device)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         parts = trainer.accumulate_grad_batches
         if batch_idx + 1 == self._first * parts:
-            self._warm = _now(pl_module.device)
+            self._warm = now(pl_module.device)
         if batch_idx + 1 == trainer.num_training_batches:
             measured = trainer.num_training_batches // parts - self._first
-            seconds = (_now(pl_module.device) - self._warm) / measured
+            seconds = (now(pl_module.device) - self._warm) / measured
             start = self._warm - self._begun - self._first * seconds
-            peak = _peak(pl_module.device)
+            peak = peak_since_reset(pl_module.device)
             stage = self.stages[trainer.current_epoch]
             self.speeds.append(StageSpeed(stage, seconds, max(0.0, start), peak))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._validating = _now(pl_module.device)
+        self._validating = now(pl_module.device)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        seconds = _now(pl_module.device) - self._validating
+        seconds = now(pl_module.device) - self._validating
         refreshing = self.refresh.seconds if self.refresh is not None else 0.0
         self.validations.append((seconds - refreshing, refreshing))
 
@@ -129,7 +131,7 @@ def probe(
     Returns:
         What rank 0 measured, on every rank; and the processes of the other ranks, which are left waiting.
     """
-    rehearsal = Rehearsal.of(curriculum)
+    rehearsal = same_fields(Rehearsal, curriculum)
     data = data.under(rehearsal)
     around = around_validation(data)
     refresh = next((callback for callback in around if isinstance(callback, StatisticsRefresh)), None)
@@ -168,7 +170,7 @@ def probe(
     if validation_batches:  # of this rank's share, how many times what was measured
         all_batches = limited(len(data.val_dataloader()), settings.limit_val_batches)
         validation_seconds = timer.validation_seconds(all_batches / int(trainer.num_val_batches[0]))
-    _reset_peak(classifier.device)
+    reset_peak(classifier.device)
     speeds = Speeds(
         timer.speeds,
         steps=steps - min(FIRST_STEPS, steps - 1),
@@ -189,21 +191,21 @@ def limited_steps(data: ImageData, limit: int | float) -> int:
     return math.ceil(limited(data.steps_per_epoch * data.parts, limit) / data.parts)
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Seconds, when the device has done what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
-def _reset_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is what is resident now
 
 
-def _peak(device: torch.device) -> int:
+def peak_since_reset(device: torch.device) -> int:
     """Bytes, since the last reset where the system has one, else since the process began."""
     status = Path("/proc/self/status")
     if device.type == "cuda" or not status.exists():

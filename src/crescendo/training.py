@@ -30,7 +30,9 @@ from crescendo.devices import (
     check_devices,
     describe_machine,
     peak_memory_bytes,
+    precision_of,
     set_up_ddp,
+    set_up_kernels,
     trainer_settings,
 )
 from crescendo.errors import Interrupted, UserError
@@ -78,6 +80,7 @@ def run(
     overrides = _overrides() if overrides is None else list(overrides)
     choices = _choices() if choices is None else choices
     validate(config)
+    config.trainer.precision = precision_of(config.trainer)
     if config.data.get("root"):
         config.data.root = _absolute(config.data.root)
     if config.weights is not None and Path(config.weights).expanduser().exists():
@@ -91,6 +94,7 @@ def run(
         validate(config)
     check_arguments(config)
     check_devices(config.trainer)
+    set_up_kernels(tf32=config.get("tf32", False))
     if config.budget is not None and config.resume is None:
         refuse_lengths_beside_budget(config, overrides)
     show_messages()
@@ -262,7 +266,7 @@ def _fit(
         classifier, data = experiment.classifier, experiment.data
         data.faults.keep_in(run.directory / "faulty_images.csv")
         if config.compile:
-            compile_net(classifier.net, len(experiment.curriculum.plan))
+            compile_net(classifier.net, len(experiment.curriculum.plan), config.compile)
         classifier.skipped = windows.skipped
         run.summary["skipped_windows"] = len(windows.skipped)
         trainer = build_trainer(config, run, experiment, signals, clock, checkpoint)

@@ -17,7 +17,7 @@ from crescendo.models.layers import Net, WithAuxiliary, set_drop_path
 UNSCALED = {"lenet5", "lenet5_modern", *list_models("alexnet*"), *list_models("*googlenet*")}
 CIFAR = {"plain20", "plain56", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202"}
 
-QUICK = ("lenet5", "lenet5_modern", "resnet20", "resnet50", "se_resnet50", "mobilenet_v2")
+QUICK = ("lenet5", "lenet5_modern", "resnet20", "se_googlenet", "mobilenet_v2")
 NETS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_models()]
 
 # The others' heads flatten maps of several pixels: a transposition by definition.

@@ -148,7 +148,7 @@ def test_zero_init_starts_every_block_as_its_shortcut(name):
 
 @pytest.mark.parametrize(
     "name",
-    [name if name == "senet154" else pytest.param(name, marks=pytest.mark.slow) for name in SMALL],
+    [name if name == "se_resnet50" else pytest.param(name, marks=pytest.mark.slow) for name in SMALL],
 )
 def test_compiles_without_a_graph_break(name):
     net, x = small(name), images(2, 32)

@@ -49,7 +49,7 @@ def test_other_words_are_refused(text, units):
 @pytest.mark.parametrize(
     ("limits", "binding"),
     [
-        (Limits(memory=12 * 10**6), "memory"),
+        pytest.param(Limits(memory=12 * 10**6), "memory", marks=pytest.mark.slow),
         (Limits(macs=10**9, memory=10**9, parameters=500_000), "parameters"),
         (Limits(macs=80 * 10**6, memory=10**9, parameters=10**9), "macs"),
         (Limits(macs=10**9, memory=12 * 10**6, parameters=10**9), "memory"),

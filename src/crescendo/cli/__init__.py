@@ -15,7 +15,7 @@ app = typer.Typer(
     help="Look at nets, images and runs. To train: python train.py --help",
 )
 for verb in (
-    *(nets.models, nets.profile, nets.scale, nets.preview),
+    *(nets.models, nets.profile, nets.scale, nets.preview, nets.bench),
     *(data.check, data.pack),
     *(evaluating.evaluate, runs.predict, runs.reproduce, trained.explain, comparing.compare, trained.export),
     publishing.dashboard,

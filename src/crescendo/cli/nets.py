@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import logging
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -166,3 +167,49 @@ def preview(
     from crescendo.planning import preview_training
 
     write_picture(preview_training(config, overrides or [], images), out)
+
+
+def bench(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[OVERRIDES...]", help="As for python train.py.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to time, twice each time.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="In which each setting is tried.")] = 3,
+    lever: Annotated[
+        list[str] | None, typer.Option(help="A setting to try, such as compile=true; again for another.")
+    ] = None,
+    levers: Annotated[bool, typer.Option(help="Try settings; some that suit if none is named.")] = True,
+    as_json: AsJson = False,
+    config_dir: Annotated[Path | None, typer.Option(help="The project's conf, outside of it.")] = None,
+) -> None:
+    """Time a training's step part by part, and the settings that may make it shorter on this machine."""
+    from crescendo.composing import compose_config, find_config_directory
+
+    directory, typed = find_config_directory(config_dir), overrides or []
+    compose_config(typed, directory)  # a mistake is told before the seconds of import
+    from rich import get_console
+
+    from crescendo.analysis.step_times import advice_on_loading, show_levers, show_step_times
+    from crescendo.bench import bench_training
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    result = bench_training(
+        lambda settings: compose_config(settings, directory),
+        typed,
+        steps=steps,
+        rounds=rounds,
+        levers=lever if levers else [],
+    )
+    if as_json:
+        print(json.dumps(asdict(result), indent=2))
+        return
+    console = get_console()
+    title = f"{result.net} at {result.resolution} px, {result.times.images} images a step"
+    console.print(
+        show_step_times(title, result.times, result.operations, result.peak, result.precision, result.device)
+    )
+    loading = advice_on_loading(result.times)
+    if loading:
+        console.print(loading)
+    if result.levers:
+        console.print(show_levers(result.levers))
