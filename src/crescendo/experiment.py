@@ -127,9 +127,7 @@ def build_curriculum(config: DictConfig, net: Net, epochs: int | None = None) ->
     Its resolutions are as large as `scaling` makes them.
     """
     knobs = Regularization(**plain_values(config.regularization)).ramps(net)
-    factor = build_scaling(config).factors.resolution
-    if factor != 1:
-        check_resolution_scales(net)
+    scaling = build_scaling(config)
     curriculum: Curriculum = build(
         config.curriculum,
         "curriculum",
@@ -138,7 +136,17 @@ def build_curriculum(config: DictConfig, net: Net, epochs: int | None = None) ->
         smallest=net.min_resolution,
         seed=config.seed,
     )
-    return curriculum.scaled(factor)
+    assert curriculum.evaluation_resolution is not None
+    factor = scaling.resolution_factor(curriculum.evaluation_resolution)
+    if factor != 1:
+        check_resolution_scales(net)
+    scaled = curriculum.scaled(factor)
+    if scaling.resolution not in (None, scaled.evaluation_resolution):
+        raise UserError(
+            f"scaling.resolution={scaling.resolution}: must be a multiple of "
+            f"curriculum.multiple_of={curriculum.multiple_of}, such as {scaled.evaluation_resolution}."
+        )
+    return scaled
 
 
 def evaluation_resolution(config: DictConfig, net: Net) -> int:

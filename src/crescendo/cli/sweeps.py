@@ -52,3 +52,28 @@ def resume(directory: SweepDirectory) -> None:
     from crescendo.sweeps.resuming import resume_sweep
 
     resume_sweep(Sweep.read(directory))
+
+
+@app.command()
+def coefficients(
+    directory: SweepDirectory,
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="A file to write: a row for each finished run.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="A file to write: the table.")] = None,
+) -> None:
+    """Show the winner of sweep=compound_coefficients, its lead, and what trains with it."""
+    from rich import get_console
+
+    from crescendo.sweeps.candidate_tables import show_candidates, show_standings, write_csv, write_markdown
+    from crescendo.sweeps.record import Sweep
+    from crescendo.sweeps.winner import Outcome
+
+    outcome = Outcome.read(Sweep.read(directory))
+    get_console().print(show_candidates(outcome.search), show_standings(outcome))
+    if outcome.command is not None:
+        print(outcome.command)  # on one line, to be pasted
+    if table is not None:
+        write_csv(outcome, table)
+    if markdown is not None:
+        write_markdown(outcome, markdown)

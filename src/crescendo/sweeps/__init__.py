@@ -2,7 +2,8 @@
 
 runs/<name>/<date>_<time>_<short id>/
   sweep.yaml         the command, and the overrides of every job, before the first starts;
-                     of a study its settings and search space
+                     of a study its settings and search space; of a search for scaling's
+                     coefficients its candidates
   study.db           of a study: its trials, in Optuna's tables; trial n is job n
   front.csv          of a study with a front, at its end: the trials on it
   model/<name>.yaml  of a search for a net: the best ones, as options of the group model
@@ -21,6 +22,7 @@ A fresh process for each job keeps ranks, ports, W&B's run and the device's memo
     resuming  going on with a recorded sweep, whoever recorded it
     nets      what a search found, as a yaml that model= takes
     table     the jobs for a terminal
+    winner    which of a search's candidates is best; candidate_tables shows it
 
 train.py imports record and jobs in a sweep: they are kept light.
 """

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from crescendo.config import MONITORS, Group
+from crescendo.config import MONITORS, Group, checked
 from crescendo.errors import UserError, no_directory
 from crescendo.runs import read_summary
+from crescendo.scaling.candidates import Search
 from crescendo.storage import write_whole
 from crescendo.sweeps.jobs import DONE, job_status, read_record
 from crescendo.sweeps.objective import CostName, Weighed, known_costs, weighed
-from crescendo.targets import as_sentence
 
 FILE = "sweep.yaml"
 # Those of Optuna's samplers that take a seed and keep nothing but numbers in study.db.
@@ -77,16 +77,7 @@ class StudySettings(Group):
         Raises:
             UserError: names each setting that is wrong.
         """
-        try:
-            settings = cls.model_validate(values)
-        except ValidationError as error:
-            raise UserError(
-                "\n".join(
-                    f"hydra.sweeper.study.{'.'.join(map(str, problem['loc']))}={problem['input']}: "
-                    f"{as_sentence(problem['msg'])}"
-                    for problem in error.errors()
-                )
-            ) from error
+        settings = checked(cls, "hydra.sweeper.study", values)
         settings._refuse_what_does_not_go_together()
         return settings
 
@@ -171,6 +162,7 @@ class Sweep:
     Attributes:
         jobs: the overrides of each job; of a study none, its trials are asked for one after the other.
         study: of sweep=optuna and of sweep=architecture_search.
+        search: of sweep=compound_coefficients; job n trains its candidate n modulo their number.
     """
 
     directory: Path
@@ -178,10 +170,15 @@ class Sweep:
     cwd: str
     jobs: Sequence[Sequence[str]]
     study: StudySettings | None = None
+    search: Search | None = None
 
     @classmethod
     def record(
-        cls, directory: Path, jobs: Sequence[Sequence[str]], study: StudySettings | None = None
+        cls,
+        directory: Path,
+        jobs: Sequence[Sequence[str]],
+        study: StudySettings | None = None,
+        search: Search | None = None,
     ) -> "Sweep":
         """Write down the sweep that this process is about to run.
 
@@ -194,10 +191,12 @@ class Sweep:
                 f"{directory} holds a sweep already: crescendo sweep resume {directory} runs what is missing."
             )
         command = [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]]
-        sweep = cls(directory, command, os.getcwd(), [list(job) for job in jobs], study)
+        sweep = cls(directory, command, os.getcwd(), [list(job) for job in jobs], study, search)
         content: dict[str, Any] = {"command": sweep.command, "cwd": sweep.cwd, "jobs": sweep.jobs}
         if study is not None:
             content |= {"study": study.model_dump()}
+        if search is not None:
+            content |= {"search": search.model_dump()}
         try:
             directory.mkdir(parents=True, exist_ok=True)
             write_whole(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -226,7 +225,7 @@ class Sweep:
             command, cwd, jobs = (content[key] for key in ("command", "cwd", "jobs"))
         except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
             raise UserError(f"{file} cannot be read: {error}") from error
-        study = content.get("study")
+        study, search = content.get("study"), content.get("search")
         if not (
             isinstance(cwd, str)
             and _is_list_of_strings(command)
@@ -234,9 +233,17 @@ class Sweep:
             and isinstance(jobs, list)
             and all(map(_is_list_of_strings, jobs))
             and (isinstance(study, dict) if not jobs else study is None)
+            and isinstance(search, dict | None)
         ):
             raise UserError(f"{file} is not the record of a crescendo sweep.")
-        return cls(directory, command, cwd, jobs, StudySettings.checked(study) if study else None)
+        return cls(
+            directory,
+            command,
+            cwd,
+            jobs,
+            StudySettings.checked(study) if study else None,
+            checked(Search, f"{file}: search", search) if search else None,
+        )
 
     @property
     def size(self) -> int:
