@@ -4,8 +4,8 @@ The groups of conf/ give values, this module gives their types. A node with a `_
 further arguments of that target: crescendo.targets holds them against its signature.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig
 from pydantic import (
@@ -36,6 +36,25 @@ class Group(BaseModel):
     """A group of settings; any other key is an error."""
 
     model_config = ConfigDict(extra="forbid", strict=False)
+
+
+AnyGroup = TypeVar("AnyGroup", bound=Group)
+
+
+def checked(settings: type[AnyGroup], key: str, values: Mapping[str, Any]) -> AnyGroup:
+    """The settings that the values below `key` are, outside of the configuration that `validate` checks.
+
+    Raises:
+        UserError: names each setting that is wrong.
+    """
+    try:
+        return settings.model_validate(values)
+    except ValidationError as error:
+        sentences = [
+            f"{'.'.join([key, *map(str, problem['loc'])])}={problem['input']}: {as_sentence(problem['msg'])}"
+            for problem in error.errors()
+        ]
+        raise UserError("\n".join(sentences)) from error
 
 
 class Target(BaseModel):
@@ -165,6 +184,7 @@ class ScalingSettings(Group):
     alpha: float = 1.0
     beta: float = 1.0
     gamma: float = 1.0
+    resolution: PositiveInt | None = None
 
 
 class OptimizerSettings(Target):
@@ -222,6 +242,7 @@ class Settings(Group):
     deterministic: bool | Literal["warn"] = False
     tf32: bool = False
     validate_stage: bool = False
+    measure_step: bool = False
     bn_refresh: NonNegativeInt = 0
     bn_refresh_when: Literal["always", "resized"] = "always"
     plan: bool | Literal["probe"]

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from crescendo.analysis.costs import count_macs_on_meta, shapes_of
 from crescendo.analysis.plan import Plan, check_net_follows, make_plan
 from crescendo.classifier import ImageClassifier
 from crescendo.config import typed_settings
@@ -127,9 +128,7 @@ def build_curriculum(config: DictConfig, net: Net, epochs: int | None = None) ->
     Its resolutions are as large as `scaling` makes them.
     """
     knobs = Regularization(**plain_values(config.regularization)).ramps(net)
-    factor = build_scaling(config).factors.resolution
-    if factor != 1:
-        check_resolution_scales(net)
+    scaling = build_scaling(config)
     curriculum: Curriculum = build(
         config.curriculum,
         "curriculum",
@@ -138,7 +137,30 @@ def build_curriculum(config: DictConfig, net: Net, epochs: int | None = None) ->
         smallest=net.min_resolution,
         seed=config.seed,
     )
-    return curriculum.scaled(factor)
+    assert curriculum.evaluation_resolution is not None
+    factor = scaling.resolution_factor(curriculum.evaluation_resolution)
+    if factor != 1:
+        check_resolution_scales(net)
+    scaled = curriculum.scaled(factor)
+    if scaling.resolution not in (None, scaled.evaluation_resolution):
+        raise UserError(
+            f"scaling.resolution={scaling.resolution}: must be a multiple of "
+            f"curriculum.multiple_of={curriculum.multiple_of}, such as {scaled.evaluation_resolution}."
+        )
+    return scaled
+
+
+def evaluation_resolution(config: DictConfig, net: Net) -> int:
+    """The px of validation and test."""
+    resolution = build_curriculum(config, net).evaluation_resolution
+    assert resolution is not None
+    return resolution
+
+
+def count_configured_macs(config: DictConfig) -> int:
+    """Multiply-accumulates of the configured net at the resolution of evaluation; no number is computed."""
+    net = shapes_of(build_net, config)
+    return count_macs_on_meta(net.eval(), evaluation_resolution(config, net), config.data.in_channels)
 
 
 def around_validation(

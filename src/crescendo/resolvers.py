@@ -1,6 +1,6 @@
 """What a yaml of conf/ may interpolate beside other settings. Imported by train.py itself: keep it light.
 
-${choice:model}                 the option chosen for a group, in a job as in a sweep
+${choice:model}                 the option chosen for a group, in a job as in a sweep; a/b as a_b
 ${class_directories:<root>}     how many classes a tree of class directories has
 ${packed_classes:<root>}        how many classes a pack has
 ${fewest_epochs:<stages>,<fixres>}   the epochs that a curriculum takes at least
@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 def _choice(group: str, _root_: DictConfig) -> str:
     """Hydra's own `hydra:` resolver does not know the choices before a sweep's first job."""
     hydra = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
-    return hydra.runtime.choices[group]
+    chosen = hydra.runtime.choices[group]
+    return chosen.replace("/", "_") if chosen else chosen  # part of a directory's name
 
 
 def _count_classes(root: str) -> int:

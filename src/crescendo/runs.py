@@ -47,6 +47,7 @@ SUMMARY = (
     "status",  # finished, failed, interrupted, or pruned by a study
     "seconds",  # in all processes that trained it; of one that was killed they are not known
     "images_per_second",  # of training alone
+    "step_seconds",  # of a step at the last resolution, measured under measure_step, without loading
     "data_wait",  # share of the training's time, without compiling, in which rank 0 waited for batches
     "compile_seconds",  # of torch.compile, which images_per_second leaves out; 0 without
     "bn_refresh_seconds",  # of taking batch norm's statistics anew for validations; null without

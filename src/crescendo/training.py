@@ -51,6 +51,7 @@ from crescendo.runs import (
     storage_errors,
 )
 from crescendo.step_metrics import StepMetrics
+from crescendo.step_time import StepTime
 from crescendo.sweeps.pruning import TrialPruning, is_trial
 from crescendo.targets import build, check_arguments
 from crescendo.tracking import (
@@ -136,6 +137,7 @@ def build_trainer(
     """
     configured = {name: build(node, f"callbacks.{name}") for name, node in config.callbacks.items()}
     callbacks = [
+        *([StepTime(run)] if config.get("measure_step") else []),  # first: what others do is no step
         CurriculumCallback(experiment.curriculum),
         StepMetrics(
             experiment.curriculum,

@@ -38,6 +38,8 @@ def test_phi_2_of_one_axis_is_the_papers_table_3(method, coefficient, factors):
         ({"method": "compound", "phi": math.inf}, "scaling.phi=inf: must be a number"),
         ({"phi": 1}, "scaling.phi=1: scaling=none scales nothing. Add scaling=compound"),
         ({"alpha": 1.2}, "scaling.alpha=1.2: it scales the depth, and scaling=none does not"),
+        ({"resolution": 40}, "scaling.resolution=40: scaling=none scales no resolution"),
+        ({"method": "depth", "resolution": 40}, "scaling.resolution=40: scaling=depth scales no resolution"),
         ({"method": "depth", "alpha": 2, "gamma": 1.1}, "scaling.gamma=1.1: it scales the resolution"),
         (
             {"method": "compound", "alpha": 1.5, "beta": 1.1, "gamma": 1.15},
@@ -51,7 +53,7 @@ def test_what_cannot_be_is_named(settings, message):
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize(("alpha", "accepted"), [(1.89, False), (1.91, True), (2.09, True), (2.11, False)])
+@pytest.mark.parametrize(("alpha", "accepted"), [(1.89, False), (1.9, True), (2.1, True), (2.11, False)])
 def test_the_product_is_2_within_a_tenth(alpha, accepted):
     coefficients = Coefficients(alpha, 1, 1)
     if accepted:
@@ -59,3 +61,12 @@ def test_the_product_is_2_within_a_tenth(alpha, accepted):
     else:
         with pytest.raises(UserError, match="must be 2 within"):
             coefficients.check_product()
+
+
+def test_a_resolution_that_is_given_takes_the_place_of_gammas():
+    assert Scaling("compound", 1, 1.2, 1.1, 1.15).resolution_factor(32) == 1.15
+    scaling = Scaling("compound", 1, 1.2, 1.1, 1.15, resolution=40)
+    assert scaling.resolution_factor(32) == 1.25
+    assert scaling.factors == Factors(1.2, 1.1, 1.15)
+    with pytest.raises(UserError, match=r"scaling\.resolution=40: must be 48 px or more"):
+        scaling.resolution_factor(48)

@@ -57,6 +57,8 @@ def test_one_axis_trains(scaling, tmp_path):
         (["scaling=compound", "scaling.alpha=0.5"], "scaling.alpha=0.5: must be a number, 1 or more"),
         (["scaling=depth", "scaling.beta=1.1"], "scaling=depth does not"),
         (["scaling.phi=2"], "scaling=none scales nothing"),
+        (["scaling=compound", "scaling.resolution=36"], "must be a multiple of curriculum.multiple_of=8"),
+        (["scaling=compound", "scaling.resolution=24"], "scaling.resolution=24: must be 32 px or more"),
     ],
 )
 def test_a_mistake_is_one_message(overrides, message, configuration):

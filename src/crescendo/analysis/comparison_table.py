@@ -131,10 +131,17 @@ def _not_counted(comparison: Comparison) -> list[str]:
 def write_markdown(comparison: Comparison, path: Path) -> None:
     """The whole table as markdown."""
     names, headings, labels, numbers = cells_of(comparison)
-    lines = [_line([*names, *headings]), _line([*["---"] * len(names), *["---:"] * len(headings)])]
-    lines += [_line([*label, *cells]) for label, cells in zip(labels, numbers, strict=True)]
+    lines = markdown_table(
+        names, headings, [[*label, *row] for label, row in zip(labels, numbers, strict=True)]
+    )
     lines += ["", *(f"{note}  " for note in (*notes_of(comparison), *_not_counted(comparison)))]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def markdown_table(names: Sequence[str], headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose first columns name a row; the others are numbers."""
+    rule = [*["---"] * len(names), *["---:"] * len(headings)]
+    return [_line(cells) for cells in ([*names, *headings], rule, *rows)]
 
 
 def write_runs(rows: Sequence[Row], path: Path) -> None:

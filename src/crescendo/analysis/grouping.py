@@ -39,20 +39,20 @@ def group_runs(directories: Sequence[Path]) -> list[Group]:
     groups: dict[str, list[Path]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for directory in directories:
-        flat = _flat(OmegaConf.to_container(read_config(directory)))
+        flat = flat_settings(OmegaConf.to_container(read_config(directory)))
         if flat.get("budget") is not None:  # its length was fitted, on this machine and for this seed
             del flat["trainer.max_epochs"]
         key = repr(sorted(flat.items()))
         settings[key] = flat
         groups.setdefault(key, []).append(directory)
-    differing = _differing(list(settings.values()))
+    differing = differing_settings(list(settings.values()))
     changed = [{name: settings[key].get(name) for name in differing} for key in groups]
     names = _arms(list(settings.values())) or _typed(list(groups.values())) or changed
     parts = zip(groups.items(), names, changed, strict=True)
     return [Group(runs, mine, own, settings[key]) for (key, runs), mine, own in parts]
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat_settings(node: Any, prefix: str = "") -> dict[str, Any]:
     """Settings by dotted name, without the incidental ones."""
     if not isinstance(node, dict) or not node:
         return {prefix: node}
@@ -60,7 +60,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     for name, value in node.items():
         key = f"{prefix}.{name}" if prefix else str(name)
         if not _is_incidental(key):
-            flat |= _flat(value, key)
+            flat |= flat_settings(value, key)
     return flat
 
 
@@ -68,7 +68,7 @@ def _is_incidental(key: str) -> bool:
     return any(key == other or key.startswith(other + ".") for other in INCIDENTAL)
 
 
-def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     names = dict.fromkeys(name for flat in settings for name in flat)
     return [name for name in names if len({repr(flat.get(name, "absent")) for flat in settings}) > 1]
 
@@ -96,7 +96,7 @@ def _typed(groups: Sequence[Sequence[Path]]) -> list[dict[str, Any]] | None:
     ]
     firsts = [group[0] for group in typed]
     varying = {key for keys in own for key in keys}
-    names = [name for name in _differing(firsts) if name not in varying and not _is_incidental(name)]
+    names = [name for name in differing_settings(firsts) if name not in varying and not _is_incidental(name)]
     found = [{name: group.get(name) for name in names} for group in firsts]
     unique = {repr(values) for values in found}
     return found if names and len(unique) == len(groups) else None

@@ -194,10 +194,11 @@ def show_plan(
         f"{plan.cost:.2f} of the MACs of curriculum=constant",
     ]
     if plan.scaling.method != "none":
-        factors = plan.scaling.factors
+        factors, solved = plan.scaling.factors, plan.scaling.resolution
         lines.append(
             f"scaling={plan.scaling.method}, phi {plan.scaling.phi:g}: depth x {factors.depth:.4g}, "
-            f"width x {factors.width:.4g}, resolution x {factors.resolution:.4g}"
+            f"width x {factors.width:.4g}, resolution "
+            + (f"x {factors.resolution:.4g}" if solved is None else f"{solved} px in place of gamma's")
         )
     if plan.stages[-1].trained != "all":
         lines.append("the last stage trains the head and the batch norms alone")

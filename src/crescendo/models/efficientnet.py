@@ -114,7 +114,7 @@ BLOCKS: dict[str, type[MBConv]] = {"mbconv": MBConv, "fused": FusedMBConv}
 
 
 class EfficientNet(Net):
-    """Stem (3x3, stride 2), stages, last 1x1 convolution, pool, dropout, linear head.
+    """Stem (3x3, stride 2 unless given), stages, last 1x1 convolution, pool, dropout, linear head.
 
     stages: rows of Stage, or mappings with the same fields, as a yaml gives them.
     Block i of N is dropped at i/N of the drop path rate, i = 0..N-1: the first one never is.
@@ -133,17 +133,18 @@ class EfficientNet(Net):
         eps: float = 1e-5,
         momentum: float = 0.1,
         same_padding: bool = False,
+        stem_stride: int = 2,
     ) -> None:
         super().__init__()
         rows = [_as_stage(row) for row in stages]
-        self.min_resolution = 2 * math.prod(row.stride for row in rows)
+        self.min_resolution = stem_stride * math.prod(row.stride for row in rows)
         layer = partial(
             ConvNormActivation,
             activation=activation,
             norm=partial(nn.BatchNorm2d, eps=eps, momentum=momentum),
             convolution=SamePaddingConv2d if same_padding else nn.Conv2d,
         )
-        self.stem = layer(in_channels, stem, 3, stride=2)
+        self.stem = layer(in_channels, stem, 3, stride=stem_stride)
         self.stages = nn.Sequential()
         in_width, block, blocks = stem, 0, sum(row.depth for row in rows)
         for row in rows:
@@ -179,6 +180,29 @@ class EfficientNet(Net):
         for stage in self.stages:  # as one call they would hold the stem's output to the end
             x = stage(x)
         return self.head(self.dropout(self.pool(self.last_conv(x)).flatten(1)))
+
+
+def efficientnet_of_rows(
+    stages: Sequence[Stage | Mapping[str, Any]],
+    stem: int,
+    last: int,
+    num_classes: int,
+    in_channels: int,
+    stem_stride: int = 2,
+    width: float = 1.0,
+    depth: float = 1.0,
+) -> EfficientNet:
+    """The net of a table of one's own, as a yaml gives it, that can be scaled as B0 can."""
+    net = EfficientNet(
+        scaled_stages([_as_stage(row) for row in stages], width, depth),
+        stem=scaled_width(stem, width),
+        last=scaled_width(last, width),
+        num_classes=num_classes,
+        in_channels=in_channels,
+        stem_stride=stem_stride,
+    )
+    net.name = "efficientnet_of_rows"
+    return net
 
 
 def scaled_stages(

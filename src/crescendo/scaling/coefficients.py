@@ -9,6 +9,7 @@ sqrt(2) or resolution sqrt(2): phi = 2 is then depth 4, width 2 or resolution 2,
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from crescendo.errors import UserError
@@ -17,6 +18,7 @@ Method = Literal["none", "depth", "width", "resolution", "compound"]
 
 AXES = {"alpha": "depth", "beta": "width", "gamma": "resolution"}
 TOLERANCE = 0.1  # of alpha * beta^2 * gamma^2 around 2; the paper's is 1.92
+ROUNDING = 1e-9  # 1.9 is off by 0.1, whatever floats say
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Coefficients:
         Raises:
             UserError: their product is off from 2 by more than TOLERANCE.
         """
-        if abs(self.product - 2) > TOLERANCE:
+        if abs(self.product - 2) > TOLERANCE + ROUNDING:
             raise UserError(
                 f"alpha={self.alpha:g}, beta={self.beta:g}, gamma={self.gamma:g}: alpha * beta^2 * gamma^2 "
                 f"is {self.product:.3g}, and must be 2 within {TOLERANCE:g}, so that phi counts doublings of "
@@ -69,12 +71,27 @@ class Coefficients:
         return Factors(self.alpha**phi, self.beta**phi, self.gamma**phi)
 
 
+def coefficient_grid(step: float, tolerance: float) -> list[Coefficients]:
+    """All whose values are 1, 1 + step, 1 + 2 step, ... and whose product is 2 within a share of it.
+
+    Step 1 of section 3.3: at phi = 1 each of them about doubles the MACs.
+    """
+    most = 2 * tolerance + ROUNDING
+    values = [round(1 + step * count, 9) for count in range(int((1 + most) / step + ROUNDING) + 1)]
+    grid = [Coefficients(*each) for each in product(values, repeat=3)]
+    return [each for each in grid if abs(each.product - 2) <= most]
+
+
 @dataclass(frozen=True)
 class Scaling:
     """The settings of the group `scaling`: an option's method, phi, and the coefficients of its axes.
 
+    Attributes:
+        resolution: px of the evaluation, in place of gamma^phi times the curriculum's: the one that a
+            search solved for equal MACs.
+
     Raises:
-        UserError: a phi or a coefficient that cannot be, or that the method does not use.
+        UserError: a phi, a coefficient or a resolution that cannot be, or that the method does not use.
     """
 
     method: Method = "none"
@@ -82,6 +99,7 @@ class Scaling:
     alpha: float = 1.0
     beta: float = 1.0
     gamma: float = 1.0
+    resolution: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.phi < math.inf:
@@ -100,6 +118,11 @@ class Scaling:
                     f"scaling.{name}={value:g}: it scales the {axis}, and scaling={self.method} does not. "
                     f"scaling=compound takes all three."
                 )
+        if self.resolution is not None and self.method not in ("resolution", "compound"):
+            raise UserError(
+                f"scaling.resolution={self.resolution}: scaling={self.method} scales no resolution. "
+                f"scaling=resolution and scaling=compound do."
+            )
         try:
             if self.method == "compound":
                 self.coefficients.check_product()
@@ -114,6 +137,21 @@ class Scaling:
     @property
     def factors(self) -> Factors:
         return self.coefficients.at(self.phi)
+
+    def resolution_factor(self, unscaled: int) -> float:
+        """What every resolution of a curriculum is multiplied by that is evaluated at `unscaled` px.
+
+        Raises:
+            UserError: the resolution that is set is smaller.
+        """
+        if self.resolution is None:
+            return self.factors.resolution
+        if self.resolution < unscaled:
+            raise UserError(
+                f"scaling.resolution={self.resolution}: must be {unscaled} px or more, those of the "
+                f"evaluation without scaling. For smaller images: curriculum.resolution.end."
+            )
+        return self.resolution / unscaled
 
 
 UNSCALED = Scaling()

@@ -35,8 +35,10 @@ class TrialPruning(L.Callback):
             return
         hopeless = False
         if trainer.is_global_zero:
-            value = pl_module.validation[self.study.settings.metric]
-            hopeless = self.study.hopeless(int(self.run.directory.name), trainer.current_epoch, value)
+            settings = self.study.settings
+            value = settings.value(pl_module.validation[settings.metric], self.run.summary)
+            if value is not None:  # else a step was to be measured, and none was yet
+                hopeless = self.study.hopeless(int(self.run.directory.name), trainer.current_epoch, value)
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.strategy.broadcast(hopeless) and not last:
             self.run.pruned = trainer.should_stop = True

@@ -5,27 +5,29 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from crescendo.config import MONITORS, Group
+from crescendo.config import MONITORS, Group, checked
 from crescendo.errors import UserError, no_directory
 from crescendo.runs import read_summary
+from crescendo.scaling.candidates import Search
 from crescendo.storage import write_whole
 from crescendo.sweeps.jobs import DONE, job_status, read_record
-from crescendo.targets import as_sentence
+from crescendo.sweeps.objective import CostName, Weighed, known_costs, weighed
 
 FILE = "sweep.yaml"
 # Those of Optuna's samplers that take a seed and keep nothing but numbers in study.db.
-SAMPLERS = ("TPESampler", "RandomSampler")
+SAMPLERS = ("TPESampler", "RandomSampler", "NSGAIISampler")
 PRUNERS = (
     *("MedianPruner", "PercentilePruner", "SuccessiveHalvingPruner", "HyperbandPruner"),
     *("ThresholdPruner", "NopPruner"),
 )
+NSGA_POPULATION = 50  # Optuna's own
 Argument = bool | int | float | str | None
 
 
@@ -47,9 +49,13 @@ class StudySettings(Group):
     """What a study looks for and how: hydra.sweeper.study.
 
     Attributes:
-        n_trials: in all, those before a resume included.
+        n_trials: in all, those before a resume included; without those that max_macs refused.
         seed: of the sampler; trial n draws from (seed, n).
         metric: of the validation: each epoch's may end a trial, that of best.ckpt is its value.
+        direction: of the metric.
+        objective: costs that the metric is weighed by; none: the metric is the value.
+        front: costs beside the metric, each to be small: a Pareto front in place of one value.
+        max_macs: nets with more, at the resolution of evaluation, are not trained: another is drawn.
         space: overrides, those that are searched and those that are fixed; the sweeper's to fill in.
     """
 
@@ -57,6 +63,9 @@ class StudySettings(Group):
     seed: NonNegativeInt
     metric: Literal[MONITORS]  # type: ignore[valid-type]
     direction: Literal["maximize", "minimize"]
+    objective: dict[CostName, Weighed] = {}
+    front: list[CostName] = []
+    max_macs: PositiveFloat | None = None
     sampler: Sampler
     pruner: Pruner
     space: Annotated[list[str], Field(min_length=1)]
@@ -68,16 +77,57 @@ class StudySettings(Group):
         Raises:
             UserError: names each setting that is wrong.
         """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
+        settings = checked(cls, "hydra.sweeper.study", values)
+        settings._refuse_what_does_not_go_together()
+        return settings
+
+    @property
+    def costs(self) -> list[str]:
+        """The costs that count, by their names in summary.json."""
+        return [*self.objective, *self.front]
+
+    def value(self, metric: float, summary: Mapping[str, Any]) -> float | None:
+        """What a trial with this metric is worth; None where its costs are not known.
+
+        Of a front, the metric.
+        """
+        costs = known_costs(summary, list(self.objective))
+        return None if costs is None else weighed(metric, costs, self.objective)
+
+    def values(self, summary: Mapping[str, Any]) -> list[float] | None:
+        """What a finished trial is told to the study with: one value, or one for each axis of a front."""
+        metric, front = summary["metrics"].get(self.metric), known_costs(summary, self.front)
+        value = None if metric is None else self.value(metric, summary)
+        return None if value is None or front is None else [value, *front.values()]
+
+    def _refuse_what_does_not_go_together(self) -> None:
+        """Raises UserError."""
+        name, study = self.sampler.name, "hydra.sweeper.study"
+        if self.objective and self.front:
             raise UserError(
-                "\n".join(
-                    f"hydra.sweeper.study.{'.'.join(map(str, problem['loc']))}={problem['input']}: "
-                    f"{as_sentence(problem['msg'])}"
-                    for problem in error.errors()
-                )
-            ) from error
+                f"{study}.objective has {', '.join(self.objective)} and {study}.front "
+                f"{', '.join(self.front)}: a front weighs nothing. Leave one of them out: {study}.front=[]."
+            )
+        if len(set(self.front)) < len(self.front):
+            raise UserError(f"{study}.front={','.join(self.front)}: each cost once.")
+        if self.objective and (self.direction != "maximize" or self.metric == "val/loss"):
+            raise UserError(
+                f"{study}.objective weighs an accuracy that is to be large: {study}.metric=val/accuracy "
+                f"{study}.direction=maximize, not {self.metric} and {self.direction}."
+            )
+        if self.front and self.pruner.name != "NopPruner":
+            raise UserError(
+                f"{study}.pruner.name={self.pruner.name}: Optuna prunes studies with one objective alone, "
+                f"and {study}.front={','.join(self.front)} makes {1 + len(self.front)}. Give "
+                f"{study}.pruner.name=NopPruner."
+            )
+        population = self.sampler.arguments.get("population_size", NSGA_POPULATION)
+        if name == "NSGAIISampler" and isinstance(population, int) and population >= self.n_trials:
+            raise UserError(
+                f"{study}.sampler.name={name} draws its first population of {population} at random: "
+                f"{study}.n_trials={self.n_trials} have no second. Give more, or a smaller "
+                f"+{study}.sampler.arguments.population_size."
+            )
 
 
 @dataclass(frozen=True)
@@ -87,7 +137,9 @@ class Job:
     Attributes:
         status: finished, pruned, failed, interrupted, running or not started.
         accuracy: of the test, in 0..1; None for a job that is not finished.
-        value: of a trial, in its study's metric; None for one that is not done, and outside of a study.
+        metric: of a trial, its study's; None for one that is not done, and outside of a study.
+        costs: of a trial, those that its study counts and that are known.
+        value: of a trial: its metric weighed by its costs; None where these are not known.
         error: one line of why, for one that failed.
     """
 
@@ -96,6 +148,8 @@ class Job:
     directory: Path
     status: str
     accuracy: float | None = None
+    metric: float | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
     value: float | None = None
     seconds: float | None = None
     error: str | None = None
@@ -107,7 +161,8 @@ class Sweep:
 
     Attributes:
         jobs: the overrides of each job; of a study none, its trials are asked for one after the other.
-        study: of sweep=optuna.
+        study: of sweep=optuna and of sweep=architecture_search.
+        search: of sweep=compound_coefficients; job n trains its candidate n modulo their number.
     """
 
     directory: Path
@@ -115,10 +170,15 @@ class Sweep:
     cwd: str
     jobs: Sequence[Sequence[str]]
     study: StudySettings | None = None
+    search: Search | None = None
 
     @classmethod
     def record(
-        cls, directory: Path, jobs: Sequence[Sequence[str]], study: StudySettings | None = None
+        cls,
+        directory: Path,
+        jobs: Sequence[Sequence[str]],
+        study: StudySettings | None = None,
+        search: Search | None = None,
     ) -> "Sweep":
         """Write down the sweep that this process is about to run.
 
@@ -131,10 +191,12 @@ class Sweep:
                 f"{directory} holds a sweep already: crescendo sweep resume {directory} runs what is missing."
             )
         command = [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]]
-        sweep = cls(directory, command, os.getcwd(), [list(job) for job in jobs], study)
+        sweep = cls(directory, command, os.getcwd(), [list(job) for job in jobs], study, search)
         content: dict[str, Any] = {"command": sweep.command, "cwd": sweep.cwd, "jobs": sweep.jobs}
         if study is not None:
             content |= {"study": study.model_dump()}
+        if search is not None:
+            content |= {"search": search.model_dump()}
         try:
             directory.mkdir(parents=True, exist_ok=True)
             write_whole(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -163,7 +225,7 @@ class Sweep:
             command, cwd, jobs = (content[key] for key in ("command", "cwd", "jobs"))
         except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
             raise UserError(f"{file} cannot be read: {error}") from error
-        study = content.get("study")
+        study, search = content.get("study"), content.get("search")
         if not (
             isinstance(cwd, str)
             and _is_list_of_strings(command)
@@ -171,9 +233,17 @@ class Sweep:
             and isinstance(jobs, list)
             and all(map(_is_list_of_strings, jobs))
             and (isinstance(study, dict) if not jobs else study is None)
+            and isinstance(search, dict | None)
         ):
             raise UserError(f"{file} is not the record of a crescendo sweep.")
-        return cls(directory, command, cwd, jobs, StudySettings.checked(study) if study else None)
+        return cls(
+            directory,
+            command,
+            cwd,
+            jobs,
+            StudySettings.checked(study) if study else None,
+            checked(Search, f"{file}: search", search) if search else None,
+        )
 
     @property
     def size(self) -> int:
@@ -196,13 +266,18 @@ class Sweep:
             return Job(number, overrides, directory, status)
         record, summary = read_record(directory) or {}, read_summary(directory)
         metrics = summary["metrics"] if status in DONE else {}
+        study = self.study
+        metric = metrics.get(study.metric) if study else None
+        costs = {name: summary[name] for name in study.costs if summary.get(name)} if study else {}
         return Job(
             number,
             overrides,
             directory,
             status,
             accuracy=metrics.get("test/accuracy"),
-            value=metrics.get(self.study.metric) if self.study else None,
+            metric=metric,
+            costs=costs,
+            value=study.value(metric, summary) if study and metric is not None else None,
             seconds=record.get("seconds") or summary.get("seconds"),
             error=record.get("error") or summary.get("error"),
         )

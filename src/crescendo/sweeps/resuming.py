@@ -23,7 +23,8 @@ from crescendo.sweeps.record import Sweep
 # hydra.job_logging, hydra.job.env_set or hydra.launcher.setup, can execute what they name.
 HARMLESS = (
     *("hydra.mode", "hydra.run.dir", "hydra.sweep", "hydra.verbose"),
-    *("hydra.sweeper.params", "hydra.sweeper.study", "hydra.sweeper.resume"),
+    *("hydra.sweeper.params", "hydra.sweeper.study", "hydra.sweeper.coefficients"),
+    "hydra.sweeper.resume",
     *(
         f"hydra.launcher.{name}"
         for name in (

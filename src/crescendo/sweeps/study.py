@@ -1,15 +1,16 @@
-"""The trials of sweep=optuna: Optuna's own study, one trial for each job of the sweep.
+"""The trials of a search: Optuna's own study, one trial for each job of the sweep.
 
 study.db (sqlite) in the sweep directory keeps them; trial n is job n. A trial is RUNNING from when it is
 asked for until its job is done: whatever kills the sweep or the job, its parameters are there to be tried
 again.
 
-Akiba et al. 2019, Optuna, arXiv:1907.10902; TPE: Bergstra et al. 2011.
+Akiba et al. 2019, Optuna, arXiv:1907.10902; TPE: Bergstra et al. 2011; NSGA-II: Deb et al. 2002.
 """
 
 import fcntl
+import math
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,8 @@ from crescendo.sweeps.space import Space
 DATABASE = "study.db"
 NAME = "study"  # of the one study in the database
 WAIT_SECONDS = 60.0  # for another process that writes to it
+MACS = "macs"  # attribute of a trial, under max_macs: what its net has
+MOST_REFUSED = 500  # in a row, until the space itself is refused
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -67,44 +70,81 @@ class Study:
         return cls(directory, sweep.study)
 
     def known_jobs(self) -> dict[int, Sequence[str]]:
-        """The overrides of each trial that was asked for, by number."""
+        """The overrides of each trial that was asked for, by number; a trial that was refused has no job."""
         if not (self.directory / DATABASE).exists():
             return {}
-        return {trial.number: self.space.overrides(trial.params) for trial in self._whole_trials()}
+        return {trial.number: self.space.overrides(trial.params) for trial in self._jobs()}
 
-    def ask(self, count: int) -> dict[int, Sequence[str]]:
-        """The next trials, at most `count`, with their overrides; empty when there are n_trials."""
+    def ask(
+        self, count: int, macs_of: Callable[[Sequence[str]], int] | None = None
+    ) -> dict[int, Sequence[str]]:
+        """The next trials, at most `count`, with their overrides; empty when there are n_trials.
+
+        Args:
+            macs_of: the MACs of the net that overrides make, where max_macs is to be held.
+
+        Raises:
+            UserError: one net after the other has more than max_macs.
+        """
         asked: dict[int, Sequence[str]] = {}
+        limit, refused = self.settings.max_macs, 0
         with self._alone():
-            while len(asked) < count and len(self._whole_trials()) < self.settings.n_trials:
+            while len(asked) < count and len(self._jobs()) < self.settings.n_trials:
                 number = len(self._study.get_trials(deepcopy=False))
                 self._study.sampler = self._sampler(number)  # draws that no other process has drawn
                 trial = self._study.ask(self.space.searched)
-                asked[trial.number] = self.space.overrides(trial.params)
+                overrides = self.space.overrides(trial.params)
+                if limit is not None:
+                    assert macs_of is not None
+                    trial.set_user_attr(MACS, macs := macs_of(overrides))
+                if limit is None or macs <= limit:
+                    asked[trial.number], refused = overrides, 0
+                    continue
+                self._study.tell(trial.number, state=TrialState.FAIL)  # as if it had not been drawn
+                refused += 1
+                if refused == MOST_REFUSED:
+                    raise UserError(
+                        f"hydra.sweeper.study.max_macs={limit:g}: {refused} nets in a row have more, the "
+                        f"last one {macs:,} at the resolution of evaluation. Allow more, or search "
+                        "smaller nets."
+                    )
         return asked
+
+    def front(self) -> list[int]:
+        """The trials that no other beats in one thing and equals in the rest; without a front, none."""
+        return [trial.number for trial in self._study.best_trials] if self.settings.front else []
 
     def settle(self) -> None:
         """Tell the study what became of the trials whose jobs are done.
 
         Raises:
-            UserError: a job finished without the study's metric.
+            UserError: a job finished without the study's metric, or a cost of its.
         """
         with self._alone():
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 directory = self.directory / str(trial.number)
                 status = job_status(directory)
-                if not self._is_whole(trial) or status == "failed":
+                if not self._is_job(trial) or status == "failed":
                     self._study.tell(trial.number, state=TrialState.FAIL)
                 elif status == "pruned":
                     self._study.tell(trial.number, state=TrialState.PRUNED)
                 elif status == "finished":
-                    value = read_summary(directory)["metrics"].get(self.settings.metric)
-                    if value is None:
-                        raise UserError(f"{directory} has no {self.settings.metric}: was it validated?")
-                    self._study.tell(trial.number, value)
+                    values = self.settings.values(read_summary(directory))
+                    if values is None:
+                        needed = ", ".join([self.settings.metric, *self.settings.costs])
+                        raise UserError(
+                            f"{directory} does not have all of {needed}: was it validated, and its step "
+                            "measured (measure_step=true)?"
+                        )
+                    self._study.tell(trial.number, values)
 
     def hopeless(self, number: int, epoch: int, value: float) -> bool:
-        """Whether the pruner gives a trial up after this epoch's validation, which is recorded."""
+        """Whether the pruner gives a trial up after this epoch's validation, which is recorded.
+
+        Of a front nothing is recorded: Optuna has no pruner for it.
+        """
+        if self.settings.front:
+            return False
         study_id = self._storage.get_study_id_from_name(NAME)
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
         known = self._storage.get_trial(trial_id)
@@ -131,7 +171,7 @@ class Study:
         return optuna.create_study(
             storage=self._storage,
             study_name=NAME,
-            direction=self.settings.direction,
+            directions=[self.settings.direction, *["minimize"] * len(self.settings.front)],  # type: ignore[list-item]
             sampler=self._sampler(0),
             pruner=self._pruner,
             load_if_exists=True,
@@ -143,12 +183,17 @@ class Study:
         sampler = self.settings.sampler
         return _made(optuna.samplers, "sampler", sampler.name, sampler.arguments | {"seed": seed})
 
-    def _whole_trials(self) -> list[FrozenTrial]:
-        return [trial for trial in self._study.get_trials(deepcopy=False) if self._is_whole(trial)]
+    def _jobs(self) -> list[FrozenTrial]:
+        return [trial for trial in self._study.get_trials(deepcopy=False) if self._is_job(trial)]
 
-    def _is_whole(self, trial: FrozenTrial) -> bool:
-        """Whether all parameters were drawn: a kill in the middle of that leaves a trial that never ran."""
-        return trial.distributions == self.space.searched
+    def _is_job(self, trial: FrozenTrial) -> bool:
+        """Whether all parameters were drawn, and max_macs allows them.
+
+        A kill in the middle of either leaves a trial that never runs.
+        """
+        limit = self.settings.max_macs
+        allowed = limit is None or trial.user_attrs.get(MACS, math.inf) <= limit
+        return trial.distributions == self.space.searched and allowed
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
