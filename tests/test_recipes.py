@@ -67,7 +67,8 @@ def test_recipes_choose_options_and_leave_their_settings_alone():
     """So regularization=none trains with none, and optimizer=adamw is AdamW, whatever the recipe."""
     for name in EXPERIMENTS:
         own = yaml.safe_load((REPOSITORY / "conf" / "experiment" / f"{name}.yaml").read_text())
-        assert set(own) <= {"defaults", "name", "loss", "weights", "data", "trainer", "hydra"}, name
+        others = set(own) - {"defaults", "name", "loss", "weights", "data", "trainer", "hydra"}
+        assert all("_target_" in own[group] for group in others), name  # one of its own, whole
         assert set(own.get("data", {})) <= {"batch_size"}, name
         assert set(own.get("trainer", {})) <= {"max_epochs"}, name
 
