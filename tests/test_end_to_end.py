@@ -187,7 +187,10 @@ def test_compare_shows_mean_and_spread_of_a_sweep(tmp_path):
 
 def test_a_sweep_is_one_directory_and_outlives_a_bad_job(tmp_path):
     swept = train(
-        "-m", "model=lenet5,lenet5_modern,resnet20", *TINY[:3], *TINY[4:], "debug=smoke", cwd=tmp_path
+        "-m",
+        "model=lenet5,lenet5_modern,resnet20",
+        *(*TINY[:3], *TINY[4:], "debug=smoke", "logger=csv"),
+        cwd=tmp_path,
     )
     assert swept.returncode == 2
     assert "error: lenet5 takes 32 px only, stage 0 uses 28" in swept.stderr

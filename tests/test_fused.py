@@ -9,7 +9,8 @@ from torch import nn
 CPU = torch.device("cpu")
 
 
-def test_each_turn_begins_with_the_next_and_they_go_round_both_ways():
+def test_each_turn_begins_with_the_next_and_they_go_round_both_ways(monkeypatch):
+    monkeypatch.setattr("gc.collect", lambda: 0)  # seconds, beside everything that tests have imported
     called = []
     steps = [lambda name=name: called.append(name) for name in "abc"]
     seconds = time_in_turns(steps, turns=6, device=CPU)

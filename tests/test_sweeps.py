@@ -162,6 +162,7 @@ def test_a_signal_ends_the_job_and_the_sweep(tmp_path):
     assert not (sweep / "1").exists()
 
 
+@pytest.mark.slow
 def test_a_group_of_sweeps_names_its_values_and_typed_ones_win(tmp_path):
     tiny = ("plan=true", "model=lenet5_modern", "curriculum=constant")
     result = train("sweep=seeds", "seed=7,8", *tiny, cwd=tmp_path)
