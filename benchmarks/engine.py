@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -35,6 +35,7 @@ from crescendo.composing import compose_config, find_config_directory
 from crescendo.experiment import Experiment, prepare
 from crescendo.interruption import signals_noted
 from crescendo.runs import Run
+from crescendo.stopwatch import Stopwatch
 from crescendo.training import build_trainer
 
 REPOSITORY = Path(__file__).parents[1]
@@ -66,19 +67,34 @@ SETTINGS = {
 BATCH_SIZE = 128
 
 
+class Taken(NamedTuple):
+    """What the steps behind the warm-up took; other work on the machine delays the CPU seconds less."""
+
+    seconds: float
+    cpu_seconds: float
+
+
 class Timer(L.Callback):
-    """Seconds from the end of the warm-up to that of the last step."""
+    """From the end of the warm-up to that of the last step."""
 
     def __init__(self, steps: int) -> None:
-        self.steps, self.seconds = steps, 0.0
+        self.steps, self._stopwatch = steps, Stopwatch()
+
+    def step(self, number: int) -> None:
+        """So many steps are over."""
+        if number == WARM_UP:
+            self._stopwatch.go()
+        elif number == self.steps:
+            self._stopwatch.hold()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if batch_idx + 1 == WARM_UP:
-            self.seconds = -time.perf_counter()
-        elif batch_idx + 1 == self.steps:
-            self.seconds += time.perf_counter()
+        self.step(batch_idx + 1)
+
+    @property
+    def taken(self) -> Taken:
+        return Taken(*self._stopwatch.reading())
 
 
 class Minimal(L.LightningModule):
@@ -112,30 +128,29 @@ class Bench:
             "trainer.limit_val_batches=0",
         )
         self.config = compose_config(self.typed, find_config_directory())
-        self.loops: dict[str, Callable[[], float]] = {
+        self.loops: dict[str, Callable[[], Taken]] = {
             "bare loop": self.bare,
             "Lightning alone": self.lightning,
             "crescendo": self.crescendo,
         }
 
-    def bare(self) -> float:
+    def bare(self) -> Taken:
         experiment = prepare(self.config)
         classifier, loader = experiment.classifier, experiment.data.train_dataloader()
         net = classifier.net.train()
         optimizer = classifier.make_optimizer()
-        begin = 0.0
-        for number, batch in enumerate(loader):
+        timer = Timer(self.steps)
+        for number, batch in enumerate(loader, start=1):
             loss = nn.functional.cross_entropy(net(classifier.normalise(batch.images)), batch.labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if number + 1 == WARM_UP:
-                begin = time.perf_counter()
-            if number + 1 == self.steps:
+            timer.step(number)
+            if number == self.steps:
                 break
-        return time.perf_counter() - begin
+        return timer.taken
 
-    def lightning(self) -> float:
+    def lightning(self) -> Taken:
         experiment = prepare(self.config)
         timer = Timer(self.steps)
         trainer = L.Trainer(
@@ -151,9 +166,9 @@ class Bench:
             use_distributed_sampler=False,
         )
         trainer.fit(Minimal(experiment), experiment.data)
-        return timer.seconds
+        return timer.taken
 
-    def crescendo(self) -> float:
+    def crescendo(self) -> Taken:
         experiment = prepare(self.config)
         timer = Timer(self.steps)
         with (
@@ -163,7 +178,7 @@ class Bench:
             trainer = build_trainer(self.config, Run(Path(place)), experiment, signals, CompileClock())
             trainer.callbacks.append(timer)
             trainer.fit(experiment.classifier, experiment.data)
-        return timer.seconds
+        return timer.taken
 
 
 def main() -> None:
@@ -183,10 +198,9 @@ def main() -> None:
     elif arguments.lengths:
         print(lengths(arguments.rounds))
     else:
-        print(
-            "| net | loop | ms a step | images/s over bare | over Lightning | asked | peak memory over bare |"
-        )
-        print("|---|---|---|---|---|---|---|")
+        compared_with = ["images/s over bare", "over Lightning", "in CPU time: over bare", "over Lightning"]
+        heading = ["net", "loop", "ms a step", *compared_with, "asked", "peak memory over bare"]
+        print(f"| {' | '.join(heading)} |\n|{'---|' * len(heading)}")
         for name in arguments.nets:
             with seen_terminal():
                 rows = compared(name, SETTINGS[name], arguments.rounds)
@@ -196,28 +210,34 @@ def main() -> None:
 def compared(name: str, setting: Setting, rounds: int) -> str:
     """The rows of a net."""
     timed = Bench(setting, WARM_UP + setting.steps)
-    seconds: dict[str, list[float]] = {loop: [] for loop in timed.loops}
+    taken: dict[str, list[Taken]] = {loop: [] for loop in timed.loops}
     names = list(timed.loops)
     for number in range(rounds):
         for loop in names if number % 2 == 0 else reversed(names):
             gc.collect()
-            seconds[loop].append(timed.loops[loop]())
+            taken[loop].append(timed.loops[loop]())
     few = Bench(setting, WARM_UP)
     peaks = {
         loop: allocator_peak(lambda run=run: run(), torch.device("cpu")) for loop, run in few.loops.items()
     }  # type: ignore[misc]
     lines = []
-    for loop, taken in seconds.items():
-        ratios = [
-            [other / own for other, own in zip(seconds[base], taken, strict=True)]
+    for loop, own in taken.items():
+        cells = [
+            ratios([getattr(each, unit) for each in taken[base]], [getattr(each, unit) for each in own])
+            for unit in Taken._fields
             for base in ("bare loop", "Lightning alone")
         ]
-        over = [f"{median(each):.3f} ({min(each):.3f} to {max(each):.3f})" for each in ratios]
         asked = f"{setting.least:.2f}, 0.97" if loop == "crescendo" else ""
         peak = peaks[loop] / peaks["bare loop"]
-        step = 1e3 * median(taken) / setting.steps
-        lines.append(f"| {name} | {loop} | {step:.2f} | {over[0]} | {over[1]} | {asked} | {peak:.3f} |")
+        step = 1e3 * median(each.seconds for each in own) / setting.steps
+        lines.append(f"| {name} | {loop} | {step:.2f} | {' | '.join(cells)} | {asked} | {peak:.3f} |")
     return "\n".join(lines)
+
+
+def ratios(others: Sequence[float], own: Sequence[float]) -> str:
+    """How many times as fast as another loop, round by round: median, lowest and highest."""
+    each = [other / mine for other, mine in zip(others, own, strict=True)]
+    return f"{median(each):.3f} ({min(each):.3f} to {max(each):.3f})"
 
 
 @contextmanager
@@ -300,14 +320,14 @@ def lengths(rounds: int) -> str:
     for pixels in (16, 24, 32, 48, 64):
         sized = setting._replace(overrides=("model=resnet20", f"data.source.resolution={pixels}"))
         bench = Bench(sized, WARM_UP + 4)
-        step = median(bench.crescendo() / 4 for _ in range(rounds))
+        step = median(bench.crescendo().seconds / 4 for _ in range(rounds))
         lines.append(
             f"{pixels} px: {1e3 * step:.1f} ms a step, {1e9 * step / BATCH_SIZE / pixels**2:.0f} ns a pixel"
         )
     return "\n".join(lines)
 
 
-def _seconds(task: Callable[[], float]) -> float:
+def _seconds(task: Callable[[], object]) -> float:
     begin = time.perf_counter()
     task()
     return time.perf_counter() - begin
