@@ -199,6 +199,7 @@ def test_a_sweep_is_one_directory_and_outlives_a_bad_job(tmp_path):
     assert len({path.parents[1] for path in configs}) == 1
 
 
+@pytest.mark.slow
 def test_two_processes_leave_one_directory(tmp_path):
     result = train(*TINY, "trainer.devices=2", "logger=csv", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

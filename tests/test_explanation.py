@@ -106,6 +106,7 @@ def test_runs_side_by_side(runs, files, tmp_path):
     assert result.stderr.startswith("error: --method cam: lenet5_modern does not end in global average")
 
 
+@pytest.mark.slow
 def test_runs_of_arms_are_named_by_them_and_a_pattern_stands_for_its_runs(files, tmp_path):
     sweep = tmp_path / "runs" / "sweep"
     for job, arm in enumerate(("base", "deeper")):

@@ -138,7 +138,7 @@ def test_a_signal_at_an_epochs_end_loses_nothing(tmp_path, uninterrupted, place,
     assert_same_end(run, uninterrupted(*overrides))
 
 
-@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("again", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_step_that_does_not_end_is_not_waited_for(tmp_path, again):
     seconds = 60 if again else 2
     process = started(

@@ -117,6 +117,7 @@ def test_what_is_typed_again_is_no_change(tmp_path, image_folder):
     assert "goes on after step 2" in " ".join(resumed.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_newest_run_is_not_looked_for_by_every_task_of_srun(tmp_path):
     refused = train("resume=auto", *TRAINING, cwd=tmp_path, SLURM_NTASKS="2", SLURM_STEP_ID="0")
     assert refused.returncode == 2

@@ -93,6 +93,18 @@ def test_the_command_that_scale_prints_trains_what_it_promises(tmp_path):
     assert f"{fit['macs'] / 1e6:.3g}M" in planned.stdout
 
 
+def test_scale_finds_the_largest_net_within_a_budget(tmp_path):
+    result = crescendo(
+        "scale", "resnet20", "--max-params", "500k", "--in-channels", "1", "--json", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    fit = json.loads(result.stdout)
+    assert fit["binding"] == "--max-params"
+    assert 272_186 < fit["parameters"] <= 500_000
+    assert "scaling=compound" in fit["command"]
+
+
+@pytest.mark.slow
 def test_scale_shows_the_published_efficientnets_beside_the_formula(tmp_path):
     result = crescendo("scale", "efficientnet_b0", "--max-params", "10M", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
