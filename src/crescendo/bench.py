@@ -41,7 +41,7 @@ class Bench:
     """A training's step on this machine.
 
     Attributes:
-        macs: of one image's forward pass at `resolution`.
+        resolution: px of the last stage.
         operations: floating-point operations per second of the step.
         peak: that products of matrices reach here, in the step's precision.
         levers: those that were tried; empty without.

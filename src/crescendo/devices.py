@@ -61,8 +61,8 @@ def precision_of(trainer: DictConfig) -> str:
 def set_up_kernels(*, tf32: bool) -> None:
     """How GPUs multiply float32, and how many algorithms cuDNN tries for each shape that comes.
 
-    Each stage of a curriculum is a shape. The three that cuDNN's own heuristics rank first, of ten, gave
-    steps as fast and took a fifth of the time.
+    Each stage of a curriculum is a shape. On an H100 the three that cuDNN's heuristics rank first took 2 to
+    11 s a shape, all ten 9 to 18 s, and gave steps as fast.
     """
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high" if tf32 else "highest")

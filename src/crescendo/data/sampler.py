@@ -15,9 +15,7 @@ from crescendo.randomness import permutation, seed_of
 
 Indices = npt.NDArray[np.int64]
 
-REPEATS = (
-    3  # of an image in a batch, where the sampler repeats: Wightman et al. 2021, arXiv:2110.00476, Table 2
-)
+REPEATS = 3  # of an image where the sampler repeats (Wightman et al. 2021, arXiv:2110.00476, Table 2)
 
 
 class Draws(NamedTuple):
