@@ -14,7 +14,7 @@ from crescendo.targets import build, check_arguments, check_targets, users_mista
 
 REPOSITORY = Path(__file__).parents[1]
 GROUPS = ("data", "model", "regularization", "curriculum", "scaling", "optimizer", "lr_schedule", "trainer")
-GROUPS += ("callbacks", "logger", "arm", "debug")
+GROUPS += ("finetuning", "callbacks", "logger", "arm", "debug")
 OPTIONS = [
     f"{group}={path.stem}"
     for group in GROUPS

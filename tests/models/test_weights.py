@@ -118,9 +118,7 @@ def test_with_another_number_of_classes_the_head_stays_fresh(rename, state, tmp_
     result = load_weights(net, saved(rename(state), tmp_path / "three.pth"))
     assert result.fresh == ("head.weight", "head.bias")
     assert result.loaded == tuple(state)[:-2]
-    assert str(result) == (
-        "12 entries loaded; head.weight, head.bias stay fresh, for another number of classes"
-    )
+    assert str(result) == ("12 entries loaded; head.weight, head.bias stay fresh, for other classes")
     assert torch.equal(net.head.weight, head)
     assert torch.equal(net.body[0].weight, state["body.0.weight"])
 
