@@ -31,6 +31,8 @@ def test_every_option_composes_and_fits(option, configuration, image_folder, tmp
         overrides += [f"data.root={image_folder}"]
     if option == "data=packed":
         overrides += [f"data.root={tmp_path / 'pack'}"]
+    if option.startswith("finetuning="):
+        overrides += ["weights=earlier.pth"]
     config = configuration(*overrides)
     validate(config)
     check_arguments(config)
