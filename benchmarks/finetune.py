@@ -1,10 +1,11 @@
-"""Ways to fine-tune, on 200 images: the table of docs/finetune.md.
+"""Ways to fine-tune, on 50 or 200 images: the table of docs/finetune.md.
 
     python benchmarks/finetune.py <directory> --root /usr/share/datasets/fashion-mnist [overrides ...]
 
 Writes two trees of images: five classes of Fashion-MNIST to start from, 1,000 images of each, and the other
-five to fine-tune on, 40 of each. Trains the first once, and then each arm with each seed; runs that are there
-are not run again. Each is a process of its own in one thread, forked when everything is imported.
+five to fine-tune on, 40 of each, or --images 10 of them. Trains the first once, and then each arm with each
+seed; runs that are there are not run again. Each is a process of its own in one thread, forked when all
+is imported.
 """
 
 import argparse
@@ -32,13 +33,21 @@ COMMON = (
     "data.native_size=28",
     "data.num_workers=0",
     "data.eval_crop=1.0",
-    "data.batch_size=32",
     "model=resnet20",
     "model.width=8",
     "trainer=cpu",
     "trainer.enable_progress_bar=false",
     "logger=csv",
 )
+LENGTHS = {  # 90 steps, of images of each class
+    40: ("data.batch_size=32", "trainer.max_epochs=15"),
+    10: (
+        "data.batch_size=16",
+        "data.fraction=0.25",
+        "trainer.max_epochs=30",
+        "trainer.check_val_every_n_epoch=5",
+    ),
+}
 ARMS = {
     "scratch": ("finetuning=none", "weights=null", "optimizer=sgd"),
     "linear_probe": ("finetuning=linear_probe",),
@@ -55,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--root", required=True)
+    parser.add_argument("--images", type=int, choices=LENGTHS, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", default="|".join(ARMS), help="separated by |")
     parser.add_argument("overrides", nargs="*")
@@ -63,19 +73,24 @@ def main() -> None:
     place = arguments.directory.absolute()
     trees = [write_tree(arguments.root, place / name, tree) for tree, name in enumerate(("first", "second"))]
     start = train(
-        place / "start", *COMMON, f"data.root={trees[0]}", "curriculum=to_native", "trainer.max_epochs=4"
+        place / "start",
+        *COMMON,
+        f"data.root={trees[0]}",
+        "data.batch_size=32",
+        "curriculum=to_native",
+        "trainer.max_epochs=4",
     )
     print("| arm | test accuracy | T MACs | CPU seconds |", flush=True)
     for arm in arguments.arms.split("|"):
         summaries = [
             read_summary(
                 train(
-                    place / "arms" / arm.replace(", ", "_") / str(seed),
+                    place / f"arms_of_{arguments.images}" / arm.replace(", ", "_") / str(seed),
                     "experiment=finetune",
                     *COMMON,
                     f"data.root={trees[1]}",
                     f"weights={start}",
-                    "trainer.max_epochs=15",
+                    *LENGTHS[arguments.images],
                     f"seed={seed}",
                     *ARMS[arm],
                     *arguments.overrides,

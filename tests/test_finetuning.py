@@ -314,6 +314,7 @@ def test_the_head_of_a_run_with_the_same_classes_is_kept_and_its_net_and_channel
     for extra, message in (
         (["finetuning.head=fresh"], None),
         (["data.class_names=[a,b,c,d]"], None),
+        (["model.width=8"], r"is a run of another resnet20: add model\.width=4"),
         (["model=resnet56"], "is a run of resnet20, and the net is resnet56: add model=resnet20"),
         (
             ["data.in_channels=1", "data.mean=[0.5]", "data.std=[0.25]"],

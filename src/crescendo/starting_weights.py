@@ -81,6 +81,13 @@ def _check_net(config: DictConfig, theirs: DictConfig, run: Path) -> None:
         raise UserError(
             f"weights={run} is a run of {their_net}, and the net is {ours}: add model={their_net}."
         )
+    differing = [
+        f"model.{key}={value}"
+        for key, value in theirs.model.items()
+        if key not in ("_target_", "num_classes", "in_channels") and config.model.get(key) != value
+    ]
+    if differing:
+        raise UserError(f"weights={run} is a run of another {_name(config)}: add {' '.join(differing)}")
     channels = theirs.data.in_channels
     if channels != config.data.in_channels:
         mean, std = (",".join(f"{value:g}" for value in theirs.data[key]) for key in ("mean", "std"))
