@@ -16,7 +16,7 @@ from crescendo.devices import trainer_settings
 from crescendo.errors import UserError
 from crescendo.experiment import prepare
 from crescendo.planning import plan_training
-from crescendo.probe import Rehearsal, probe, same_fields
+from crescendo.probe import Rehearsal, probe
 
 # An image through lenet5_modern at 28 px and at 32 px, in MACs; 4 steps of 32 images an epoch.
 TRAINING = 4 * 32 * 3
@@ -86,7 +86,7 @@ def test_what_is_measured_is_what_trains(configuration, monkeypatch):
 def test_of_many_stages_one_for_each_resolution_is_rehearsed(configuration):
     config = configuration(*TINY, "curriculum.stages=20", "trainer.max_epochs=40", "regularization=strong")
     curriculum = prepare(config).curriculum
-    stages = same_fields(Rehearsal, curriculum).plan
+    stages = Rehearsal.of(curriculum).plan
     assert [(stage.resolution, stage.first_epoch, stage.epochs) for stage in stages] == [
         (28, 0, 1),
         (32, 1, 1),

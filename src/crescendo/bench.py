@@ -23,11 +23,18 @@ from crescendo.analysis.step_times import PARTS, Lever, StepTimes, measure_peak,
 from crescendo.compilation import compile_net
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.curriculum.schedule import Curriculum, Stage
-from crescendo.devices import precision_of, set_up_kernels, trainer_settings
+from crescendo.devices import (
+    now,
+    peak_since_reset,
+    precision_of,
+    reset_peak,
+    set_up_kernels,
+    trainer_settings,
+)
 from crescendo.errors import UserError
 from crescendo.experiment import Experiment, prepare
 from crescendo.metrics_file import MetricsFile
-from crescendo.probe import FIRST_STEPS, limited_steps, now, peak_since_reset, reset_peak, same_fields
+from crescendo.probe import FIRST_STEPS, limited_steps
 from crescendo.runs import Run
 from crescendo.step_metrics import StepMetrics
 from crescendo.targets import build, check_arguments
@@ -226,7 +233,7 @@ def usual_levers(config: DictConfig) -> list[str]:
 
 def measure(config: DictConfig, experiment: Experiment, steps: int) -> StepTimes:
     """Train so many steps twice, at the last stage: for the time of the whole, and of its parts."""
-    curriculum = same_fields(LastStage, experiment.curriculum)
+    curriculum = LastStage.of(experiment.curriculum)
     data = experiment.data.under(curriculum)
     parts = config.trainer.accumulate_grad_batches
     count = min(FIRST_STEPS + steps, limited_steps(data, config.trainer.limit_train_batches))

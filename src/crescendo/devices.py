@@ -1,7 +1,8 @@
-"""The devices of a training: what one or many are set to, what they are, the memory they take."""
+"""The devices of a training: what one or many are set to, what they are, the time and memory they take."""
 
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,26 @@ def peak_memory_bytes() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when the device has done what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is what is resident now
+
+
+def peak_since_reset(device: torch.device) -> int:
+    """Bytes, since the last reset where the system has one, else since the process began."""
+    status = Path("/proc/self/status")
+    if device.type == "cuda" or not status.exists():
+        return peak_memory_bytes()
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    return int(lines["VmHWM"].split()[0]) * 1024

@@ -6,16 +6,13 @@ precision, devices and averages. Nothing is written.
 
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from statistics import mean
 from subprocess import Popen
-from typing import TypeVar, cast
+from typing import cast
 
 import lightning as L
-import torch
 from lightning.pytorch import callbacks as lightning_callbacks
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,7 +22,7 @@ from crescendo.classifier import ImageClassifier
 from crescendo.curriculum.callback import CurriculumCallback
 from crescendo.curriculum.schedule import Curriculum, Stage
 from crescendo.data import ImageData
-from crescendo.devices import peak_memory_bytes, set_up_ddp
+from crescendo.devices import now, peak_since_reset, reset_peak, set_up_ddp
 from crescendo.targets import build
 from crescendo.validation import StatisticsRefresh
 
@@ -34,7 +31,6 @@ log = logging.getLogger(__name__)
 FIRST_STEPS = 3  # of each stage: workers start, kernels are chosen, a net is compiled
 MEASURED_STEPS = 10
 VALIDATION_BATCHES = 10
-Kind = TypeVar("Kind", bound=Curriculum)
 MOST_STAGES = 12  # that are measured one by one; of more, one for each resolution
 
 # What records, shows or ends a training, and neither slows a step nor changes it.
@@ -57,11 +53,6 @@ class Rehearsal(Curriculum):
         if len(stages) > MOST_STAGES:  # the last of a resolution: the knobs are on there
             stages = tuple({stage.resolution: stage for stage in stages}.values())
         return tuple(replace(stage, first_epoch=epoch, epochs=1) for epoch, stage in enumerate(stages))
-
-
-def same_fields(kind: type[Kind], curriculum: Curriculum) -> Kind:
-    """The curriculum as one of another kind."""
-    return kind(**{field.name: getattr(curriculum, field.name) for field in fields(Curriculum)})
 
 
 class StageTimer(L.Callback):
@@ -131,7 +122,7 @@ def probe(
     Returns:
         What rank 0 measured, on every rank; and the processes of the other ranks, which are left waiting.
     """
-    rehearsal = same_fields(Rehearsal, curriculum)
+    rehearsal = Rehearsal.of(curriculum)
     data = data.under(rehearsal)
     around = around_validation(data)
     refresh = next((callback for callback in around if isinstance(callback, StatisticsRefresh)), None)
@@ -189,26 +180,3 @@ def limited(batches: int, limit: int | float) -> int:
 def limited_steps(data: ImageData, limit: int | float) -> int:
     """Optimizer steps of an epoch under trainer.limit_train_batches, which counts parts of batches."""
     return math.ceil(limited(data.steps_per_epoch * data.parts, limit) / data.parts)
-
-
-def now(device: torch.device) -> float:
-    """Seconds, when the device has done what it was given."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter()
-
-
-def reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is what is resident now
-
-
-def peak_since_reset(device: torch.device) -> int:
-    """Bytes, since the last reset where the system has one, else since the process began."""
-    status = Path("/proc/self/status")
-    if device.type == "cuda" or not status.exists():
-        return peak_memory_bytes()
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-    return int(lines["VmHWM"].split()[0]) * 1024

@@ -6,7 +6,8 @@ from typing import Any, cast
 import lightning as L
 
 from crescendo.classifier import ImageClassifier
-from crescendo.probe import FIRST_STEPS, MEASURED_STEPS, now
+from crescendo.devices import now
+from crescendo.probe import FIRST_STEPS, MEASURED_STEPS
 from crescendo.runs import Run
 
 

@@ -251,6 +251,7 @@ def test_a_csv_has_a_row_for_each_finished_run(tmp_path):
         ("rising", "1", "0.7"),
     ]
     assert [row["train_macs"] for row in rows] == ["10", "10", "5"]
+    assert {(row["parameters"], row["macs"]) for row in rows} == {("272474", "41000000")}
 
 
 def test_one_seed_has_no_interval_and_saves_nothing(tmp_path):

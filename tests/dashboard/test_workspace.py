@@ -3,6 +3,7 @@
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -105,12 +106,14 @@ def test_a_sweep_is_grouped_by_what_differs(tmp_path):
         ({"entity": "e", "project": "p", "name": "up \N{ROCKET}"}, "Emojis"),
         ({"entity": "e", "project": "p", "group_by": ["optimiser.lr"]}, "Did you mean optimizer?"),
         ({"entity": "e", "project": "p", "axis": ["models"]}, "--axis models: no such setting"),
+        ({"entity": "e", "project": "p", "url": "https://wandb.ai/e/p?nw=a"}, "overwrites no workspace"),
+        ({"entity": "e", "project": "p", "out": Path("a.json"), "dry_run": False}, "written by --dry-run"),
     ],
 )
 def test_a_mistake_is_one_message_and_writes_nothing(tmp_path, monkeypatch, given, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
-        dashboard(**given, dry_run=True)
+        dashboard(**{"dry_run": True} | given)
     assert message in str(error.value)
     assert not list(tmp_path.iterdir())
 

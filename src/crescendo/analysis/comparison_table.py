@@ -145,15 +145,18 @@ def markdown_table(names: Sequence[str], headings: Sequence[str], rows: Sequence
 
 
 def write_runs(rows: Sequence[Row], path: Path) -> None:
-    """A csv of the finished runs: in what they differ, their seed, test accuracy, costs and directory."""
+    """A csv of the finished runs: in what they differ, their seed, test accuracy, costs and directory.
+
+    "parameters" and "macs", of one image at the resolution of evaluation, are the same in all runs of a row.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         costs = ["test_accuracy", "seconds", "train_macs", "cpu_seconds", "images_per_second"]
-        writer.writerow([*rows[0].differences, "seed", *costs, "run"])
+        writer.writerow([*rows[0].differences, "seed", *costs, "parameters", "macs", "run"])
         for row in rows:
             measured = (row.seconds, row.train_macs, row.cpu_seconds, row.images_per_second)
-            for values in zip(row.seeds, row.accuracies, *measured, row.directories, strict=True):
-                writer.writerow([*row.differences.values(), *values])
+            for *values, run in zip(row.seeds, row.accuracies, *measured, row.directories, strict=True):
+                writer.writerow([*row.differences.values(), *values, row.parameters, row.macs, run])
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -33,13 +33,23 @@ def dashboard(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write the specification and check it; needs no network.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="The file of --dry-run.")] = Path("dashboard.json"),
+    out: Annotated[
+        Path | None, typer.Option(help="The file of --dry-run; dashboard.json if not given.")
+    ] = None,
 ) -> None:
     """Build the team's workspace in W&B: leaderboard, accuracy against its cost, curriculum, sweep."""
     if not entity:
         raise UserError("--entity is missing: the W&B user or team that the project is of, or WANDB_ENTITY.")
     if not project:
         raise UserError("--project is missing: logger.project of the runs (crescendo), or WANDB_PROJECT.")
+    if out is not None and not dry_run:
+        raise UserError(
+            f"--out {out}: a file is written by --dry-run; without it the workspace is saved in W&B."
+        )
+    if url is not None and dry_run:
+        raise UserError(
+            f"--url {url}: --dry-run overwrites no workspace; --out names the file that it writes."
+        )
     try:
         from crescendo.dashboard import workspace
         from crescendo.dashboard.scope import scope_of
@@ -57,6 +67,7 @@ def dashboard(
     if not dry_run:
         print(workspace.save(view, url))
         return
+    out = out or Path("dashboard.json")
     try:
         out.write_text(specification, encoding="utf-8")
     except OSError as error:

@@ -9,11 +9,11 @@ Nothing here is stored anywhere: a checkpoint or a worker needs the epoch alone.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 from crescendo.errors import UserError
 
@@ -155,6 +155,11 @@ class Curriculum:
                         f"{name} goes from {ramp.start:g} to {ramp.end:g}: a geometric ramp cannot "
                         f"start or end at 0. Use curriculum.interpolation=linear."
                     )
+
+    @classmethod
+    def of(cls, curriculum: "Curriculum") -> Self:
+        """A curriculum as one of this kind, whose stages may be others."""
+        return cls(**{each.name: getattr(curriculum, each.name) for each in fields(Curriculum)})
 
     @property
     def resolution_ramp(self) -> Ramp:

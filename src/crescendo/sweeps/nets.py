@@ -16,6 +16,7 @@ from crescendo.sweeps.record import Job, Sweep
 
 FOLLOWS = {"num_classes": "${data.num_classes}", "in_channels": "${data.in_channels}"}
 FIRST, HUNDREDTHS = 10, 100  # the least factor of the widths that is tried, in hundredths
+WIDTH_STEP = 8  # what widths are multiples of
 
 
 def best_job(sweep: Sweep, trial: int | None = None) -> Job:
@@ -63,7 +64,8 @@ def write_net(sweep: Sweep, job: Job, place: Path, name: str, macs: int | None =
     comment += f"parameters and {summary['macs']:,} MACs at {_pixels(config)} px, as it was searched."
     if macs is not None:
         model, factor, now = widened(config, macs)
-        comment += f"\n# Its widths times {factor:g}: {now:,} MACs, of {macs:,} that were allowed."
+        comment += f"\n# Its widths times {factor:g}, single ones a step further where that fits: "
+        comment += f"{now:,} MACs, of {macs:,} that were allowed."
     text = f"# {comment}\n" + "".join(_lines(key, value) for key, value in (model | FOLLOWS).items())
     path = place / "model" / f"{name}.yaml"
     own = place.resolve() == sweep.directory.resolve() and macs is None  # the search's, which may go on
@@ -81,7 +83,8 @@ def widened(config: Any, macs: int) -> tuple[dict[str, Any], float, int]:
     """A run's model with its widths times a factor, that factor, and the MACs it has then.
 
     The largest factor, in hundredths, with which the net has at most `macs` at the run's resolution of
-    evaluation. Widths are rounded as EfficientNet rounds them, to multiples of 8.
+    evaluation. Widths are rounded as EfficientNet rounds them, to multiples of 8, so that several step
+    at one factor: what this leaves over takes single widths one step further, the widest first.
 
     Raises:
         UserError: the model has no rows, or more MACs at any factor.
@@ -90,29 +93,34 @@ def widened(config: Any, macs: int) -> tuple[dict[str, Any], float, int]:
 
     from crescendo.curriculum.budget import largest
     from crescendo.experiment import count_configured_macs, plain_values
-    from crescendo.models.efficientnet import Stage, scaled_stages
     from crescendo.models.layers import scaled_width
 
     model = plain_values(config.model)
     if not {"stages", "stem", "last"} <= set(model):
         raise UserError(f"--macs: {model['_target_']} has no rows (stages, stem, last) to widen.")
-    rows = [Stage(**row) for row in model["stages"]]
+    widths = [model["stem"], *(row["width"] for row in model["stages"]), model["last"]]
 
-    def at(hundredths: int) -> dict[str, Any]:
-        factor = hundredths / HUNDREDTHS
-        stages = [row._asdict() for row in scaled_stages(rows, factor, 1)]
-        ends = {name: scaled_width(model[name], factor) for name in ("stem", "last")}
-        return model | ends | {"stages": stages}
+    def with_widths(stem: int, *stages: int, last: int) -> dict[str, Any]:
+        rows = [row | {"width": width} for row, width in zip(model["stages"], stages, strict=True)]
+        return model | {"stem": stem, "last": last, "stages": rows}
 
-    def macs_at(hundredths: int) -> int:
+    def times(hundredths: int) -> list[int]:
+        return [scaled_width(width, hundredths / HUNDREDTHS) for width in widths]
+
+    def macs_of(widths: Sequence[int]) -> int:
         changed = config.copy()
-        changed.model = OmegaConf.create(at(hundredths))
+        changed.model = OmegaConf.create(with_widths(*widths[:-1], last=widths[-1]))
         return count_configured_macs(changed)
 
-    best = largest(lambda hundredths: macs_at(hundredths) <= macs, FIRST, HUNDREDTHS - FIRST)
+    best = largest(lambda hundredths: macs_of(times(hundredths)) <= macs, FIRST, HUNDREDTHS - FIRST)
     if best is None:
-        raise UserError(f"--macs {macs}: the net has {macs_at(FIRST):,} with a tenth of its widths.")
-    return at(best), best / HUNDREDTHS, macs_at(best)
+        raise UserError(f"--macs {macs}: the net has {macs_of(times(FIRST)):,} with a tenth of its widths.")
+    wider = times(best)
+    for place in sorted(range(len(wider)), key=lambda place: -wider[place]):
+        further = [width + WIDTH_STEP * (other == place) for other, width in enumerate(wider)]
+        if macs_of(further) <= macs:
+            wider = further
+    return with_widths(*wider[:-1], last=wider[-1]), best / HUNDREDTHS, macs_of(wider)
 
 
 def conclude(sweep: Sweep, front: Sequence[int]) -> str:
