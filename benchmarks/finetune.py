@@ -51,13 +51,12 @@ LENGTHS = {  # 90 steps, of images of each class
 ARMS = {
     "scratch": ("finetuning=none", "weights=null", "optimizer=sgd"),
     "linear_probe": ("finetuning=linear_probe",),
-    "linear_probe, one resolution": ("finetuning=linear_probe", "curriculum.stages=1"),
-    "head_first": ("finetuning=head_first",),
     "all_layers": ("finetuning=all_layers",),
-    "all_layers, one resolution": ("finetuning=all_layers", "curriculum.stages=1"),
     "all_layers, freeze_bn": ("finetuning=all_layers", "finetuning.freeze_bn=true"),
     "layer_decay": ("finetuning=layer_decay",),
+    "head_first": ("finetuning=head_first",),
 }
+ARMS |= {f"{arm}, progressive": (*overrides, "curriculum=to_native") for arm, overrides in ARMS.items()}
 
 
 def main() -> None:

@@ -280,6 +280,7 @@ def test_a_run_killed_in_the_epochs_of_the_head_goes_on_and_then_trains_all(star
         "finetuning=head_first",
         "finetuning.head_epochs=1",
         "finetuning.layer_decay=0.5",
+        "curriculum=to_native",
         "callbacks.checkpoint.every_n_steps=1",
     )
     for name in ("killed", "whole"):
@@ -334,8 +335,8 @@ def test_the_head_of_a_run_with_the_same_classes_is_kept_and_its_net_and_channel
 
 @pytest.mark.slow
 @pytest.mark.parametrize("finetuning", ["linear_probe", "head_first"])
-def test_two_processes_train_as_one(finetuning, start, image_folder, tmp_path):
-    """Up to the rounding of sums, and the statistics of batch norm, which are those of a share."""
+def test_two_processes_train_what_one_would(finetuning, start, image_folder, tmp_path):
+    """DDP misses no gradient, neither of what is frozen throughout nor of what is in the first epochs."""
     given = (*FINETUNE, f"data.root={image_folder}", f"weights={start}", f"finetuning={finetuning}")
     given += ("finetuning.head_epochs=1",) if finetuning == "head_first" else ()
     result = train(*given, "trainer.devices=2", cwd=tmp_path)
