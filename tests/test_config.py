@@ -14,7 +14,7 @@ from crescendo.targets import build, check_arguments, check_targets, users_mista
 
 REPOSITORY = Path(__file__).parents[1]
 GROUPS = ("data", "model", "regularization", "curriculum", "scaling", "optimizer", "lr_schedule", "trainer")
-GROUPS += ("callbacks", "logger", "arm", "debug")
+GROUPS += ("finetuning", "callbacks", "logger", "arm", "debug")
 OPTIONS = [
     f"{group}={path.stem}"
     for group in GROUPS
@@ -31,6 +31,8 @@ def test_every_option_composes_and_fits(option, configuration, image_folder, tmp
         overrides += [f"data.root={image_folder}"]
     if option == "data=packed":
         overrides += [f"data.root={tmp_path / 'pack'}"]
+    if option.startswith("finetuning="):
+        overrides += ["weights=earlier.pth"]
     config = configuration(*overrides)
     validate(config)
     check_arguments(config)

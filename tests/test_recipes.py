@@ -9,7 +9,7 @@ from commands import REPOSITORY
 
 from crescendo.analysis.plan import check_net_follows
 from crescendo.config import validate
-from crescendo.experiment import build_classifier, build_curriculum, build_data
+from crescendo.experiment import build_classifier, build_curriculum, build_data, build_net
 from crescendo.targets import build, check_arguments
 
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
@@ -32,6 +32,9 @@ def recipe(configuration, image_folder, name, *overrides):
     config.data.batch_size, config.data.eval_batch_size, config.data.num_workers = 2, 2, 0
     config.data.val_fraction = 0.25
     config.weights = None
+    if config.finetuning.method != "none":
+        config.weights = str(image_folder.parent / "weights.pth")
+        torch.save(build_net(config).state_dict(), config.weights)
     validate(config)
     check_arguments(config)
     return config

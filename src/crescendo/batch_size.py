@@ -220,6 +220,7 @@ def _shapes(trainer: L.Trainer, config: DictConfig, experiment: Experiment, stag
     callbacks = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
     loading = 2 * config.data.num_workers if device.type == "cpu" else 1  # ahead: torch's prefetch_factor
     mixing = ("mixup", "cutmix", "random_erasing")
+    finetuning = experiment.classifier.finetuning
     return StepShapes(
         experiment.classifier.net,
         build_partial(optimizer, "optimizer"),
@@ -232,4 +233,6 @@ def _shapes(trainer: L.Trainer, config: DictConfig, experiment: Experiment, stag
         averages=sum(isinstance(callback, WeightAveraging) for callback in callbacks),
         exchanged=int(isinstance(trainer.strategy, DDPStrategy)),
         mixed=any(each.knobs.get(knob, 0) > 0 for each in experiment.curriculum.plan for knob in mixing),
+        train_mode=finetuning.train_mode,
+        rates=finetuning.rates,
     )

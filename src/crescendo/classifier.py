@@ -1,7 +1,7 @@
 """The LightningModule around any net: normalisation, mixing, loss, metrics, optimizer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import lightning as L
 import torch
@@ -21,6 +21,7 @@ from crescendo import batch_norm, mixing
 from crescendo.answers import Answers, GatheredAnswers
 from crescendo.curriculum.schedule import Stage
 from crescendo.data.datamodule import Batch
+from crescendo.finetuning import Finetuning
 from crescendo.freezing import frozen_parameters
 from crescendo.models.layers import Net, WithAuxiliary
 from crescendo.nonfinite import Window
@@ -41,6 +42,7 @@ class ImageClassifier(L.LightningModule):
         loss: of training and validation; crescendo.mixing has what there is.
         seed: of what is drawn on the device: dropout, drop path, mixing.
         channels_last: memory format of the weights; the images come in it.
+        finetuning: what of the net is trained; what never is needs no gradient from here on.
 
     Attributes:
         stage: the curriculum's stage that is being trained.
@@ -67,8 +69,11 @@ class ImageClassifier(L.LightningModule):
         loss: mixing.Loss = "cross_entropy",
         seed: int = 0,
         channels_last: bool = True,
+        finetuning: Finetuning | None = None,
     ) -> None:
         super().__init__()
+        self.finetuning, self._epoch = finetuning or Finetuning(), 0
+        self.finetuning.freeze(net)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net: Net = net.to(memory_format=self.memory_format)
         self.optimizer_factory, self.schedule = optimizer, schedule
@@ -93,11 +98,21 @@ class ImageClassifier(L.LightningModule):
         self.gathered_answers = GatheredAnswers()
         self.answers: Answers | None = None
 
-    def enter(self, stage: Stage) -> None:
-        """Take over a stage: the net's rates now, the rest from the next step."""
-        self.stage = stage
+    def enter(self, stage: Stage, epoch: int | None = None) -> None:
+        """Take over a stage, in its first epoch or in `epoch`: the net's rates now, the rest next step."""
+        self.stage, self._epoch = stage, stage.first_epoch if epoch is None else epoch
         apply_to_net(self.net, stage.knobs)
-        self._frozen = frozen_parameters(self.net, stage.trained)
+        alone = self.finetuning.trains_head_alone(self._epoch)
+        self._frozen = frozen_parameters(self.net, "head" if alone else stage.trained)
+        if self.finetuning.is_on and self.training:
+            self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Into train mode, but for what fine-tuning keeps as it is."""
+        super().train(mode)
+        if mode:
+            self.finetuning.hold(self.net, self._epoch)
+        return self
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [N, C, R, R] to floats of mean 0 and deviation 1, in the net's memory format."""
@@ -215,7 +230,10 @@ class ImageClassifier(L.LightningModule):
         trainer = self._trainer
         clipped = trainer is not None and trainer.gradient_clip_val is not None
         scaled = trainer is not None and trainer.precision == "16-mixed"
-        return make_optimizer(self.optimizer_factory, self.net, may_fuse=not (scaled and clipped))
+        may_fuse = not (scaled and clipped)
+        return make_optimizer(
+            self.optimizer_factory, self.net, rates=self.finetuning.rates(self.net), may_fuse=may_fuse
+        )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.make_optimizer()

@@ -187,6 +187,16 @@ class ScalingSettings(Group):
     resolution: PositiveInt | None = None
 
 
+class FinetuningSettings(Group):
+    method: Literal["none", "all", "head"] = "none"
+    head: Literal["auto", "fresh", "keep"] = "auto"
+    layer_decay: ShareOrAll = 1.0
+    head_lr_factor: PositiveFloat = 1.0
+    head_epochs: NonNegativeInt = 0
+    freeze_bn: bool = False
+    freeze_affine: bool = False
+
+
 class OptimizerSettings(Target):
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
@@ -226,6 +236,7 @@ class Settings(Group):
     regularization: RegularizationSettings
     curriculum: CurriculumSettings
     scaling: ScalingSettings = ScalingSettings()
+    finetuning: FinetuningSettings = FinetuningSettings()
     optimizer: OptimizerSettings
     lr_schedule: Target
     trainer: TrainerSettings
@@ -278,6 +289,7 @@ def validate(config: DictConfig) -> None:
                 f"set data.{key}, the model follows it."
             )
     Scaling(**values.get("scaling", {}))  # names what cannot be
+    _check_finetuning(values)
     _check_callbacks(values["callbacks"])
     if not values.get("trust"):
         check_targets(values)
@@ -286,6 +298,34 @@ def validate(config: DictConfig) -> None:
 def typed_settings(overrides: Sequence[str]) -> set[str]:
     """Their names: of "data.batch_size=64", "data.batch_size"."""
     return {override.split("=")[0].lstrip("+~") for override in overrides}
+
+
+def _check_finetuning(values: dict[str, Any]) -> None:
+    """It starts from weights, and nothing else moves what it keeps."""
+    finetuning = FinetuningSettings.model_validate(values.get("finetuning", {}))
+    if finetuning.method == "none":
+        return
+    if values["weights"] is None:
+        raise UserError(
+            "finetuning starts from weights: add weights=<a run, a file, or a torchvision name such "
+            "as ResNet50_Weights.IMAGENET1K_V2>, or finetuning=none."
+        )
+    keeps = "finetuning=linear_probe" if finetuning.method == "head" else "finetuning.freeze_bn=true"
+    if finetuning.method == "head" or finetuning.freeze_bn:
+        if values.get("bn_refresh", 0) > 0:
+            raise UserError(
+                f"bn_refresh={values['bn_refresh']} takes the statistics of batch norm anew, and {keeps} "
+                f"keeps those of the weights: leave one of them out."
+            )
+    elif finetuning.freeze_affine:
+        keeps = "finetuning.freeze_affine=true"
+    else:
+        return
+    if values["curriculum"].get("fixres", 0) > 0:
+        raise UserError(
+            f"curriculum.fixres={values['curriculum']['fixres']} ends with training the head and the batch "
+            f"norms, which {keeps} keeps as they are: leave one of them out."
+        )
 
 
 def _check_callbacks(callbacks: dict[str, dict[str, Any]]) -> None:

@@ -34,7 +34,8 @@ def load_config(run: Path, *, trust: bool = False, data: Sequence[str] = ()) -> 
         config = with_data(config, data)
     validate(config)
     check_arguments(config)
-    config.weights = None  # the checkpoint's replace what the training started from
+    config.weights = None  # the checkpoint's replace what the training started from,
+    config.finetuning = {}  # and whoever explains it may want gradients of all of it
     return config
 
 

@@ -10,20 +10,21 @@ import lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from crescendo.analysis.costs import count_macs_on_meta, shapes_of
-from crescendo.analysis.plan import Plan, check_net_follows, make_plan
+from crescendo.analysis.costs import TRAINING_PASSES, count_macs_on_meta, shapes_of
+from crescendo.analysis.plan import Plan, TrainedPart, check_net_follows, make_plan
 from crescendo.classifier import ImageClassifier
 from crescendo.config import typed_settings
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.data import Augmentation, ImageData, Transform
 from crescendo.data.images import Sets
 from crescendo.errors import UserError
-from crescendo.models import load_weights
+from crescendo.finetuning import Finetuning
 from crescendo.models.layers import Net
 from crescendo.probe import limited_steps
 from crescendo.regularization import Regularization
 from crescendo.scaling.coefficients import UNSCALED, Scaling
 from crescendo.scaling.nets import check_resolution_scales, scaled_arguments
+from crescendo.starting_weights import class_names_of, load_starting_weights
 from crescendo.targets import build, build_partial, find_target, users_mistakes
 from crescendo.validation import StageValidation, StatisticsRefresh
 
@@ -39,6 +40,11 @@ class Experiment:
     curriculum: Curriculum
     plan: Plan
     class_names: Sequence[str]
+
+    @property
+    def graphs(self) -> int:
+        """The most that a training compiles: one a stage, and two where fine-tuning changes in a stage."""
+        return len(self.curriculum.plan) + (self.classifier.finetuning.head_epochs > 0)
 
 
 def prepare(
@@ -60,13 +66,20 @@ def prepare(
         classifier = build_classifier(config)
     with users_mistakes("optimizer"):
         classifier.make_optimizer()
-    not_applied = Regularization(**plain_values(config.regularization)).not_applied(classifier.net)
+    regularization = Regularization(**plain_values(config.regularization))
+    finetuning = classifier.finetuning
+    not_applied = regularization.not_applied(classifier.net, finetuning.idle_layers(classifier.net))
     _refuse_knobs_without_owner(not_applied, classifier.net.name, overrides)
     warmup_epochs = getattr(classifier.schedule, "warmup_epochs", 0)
     if warmup_epochs > config.trainer.max_epochs:
         raise UserError(
             f"lr_schedule.warmup_epochs={warmup_epochs:g} is longer than "
             f"trainer.max_epochs={config.trainer.max_epochs}."
+        )
+    if finetuning.head_epochs >= config.trainer.max_epochs:
+        raise UserError(
+            f"finetuning.head_epochs={finetuning.head_epochs} leaves none of trainer.max_epochs="
+            f"{config.trainer.max_epochs} to train all layers in: give fewer, or finetuning=linear_probe."
         )
     curriculum = build_curriculum(config, classifier.net)
     check_net_follows(classifier.net, curriculum)
@@ -75,18 +88,23 @@ def prepare(
         class_names = earlier.class_names
     else:
         data, class_names = build_data(config, curriculum)
+    if config.weights is not None and not shapes_only:
+        _settle_head(classifier, config.weights, class_names)
     plan = make_plan(
         classifier.net,
         curriculum,
         classifier.schedule,
         in_channels=config.data.in_channels,
-        lr=config.optimizer.lr,
+        lr=config.optimizer.lr * finetuning.head_lr_factor,
         batch_size=config.data.batch_size,
         steps_per_epoch=limited_steps(data, config.trainer.limit_train_batches),
         max_steps=config.trainer.max_steps,
         validate_every=config.trainer.check_val_every_n_epoch,
         not_applied=not_applied,
         scaling=build_scaling(config),
+        passes=1 if finetuning.method == "head" else TRAINING_PASSES,
+        parts=trained_parts(classifier, config.optimizer.lr) if finetuning.is_on else (),
+        head_epochs=finetuning.head_epochs,
     )
     return Experiment(data, classifier, curriculum, plan, class_names)
 
@@ -94,9 +112,15 @@ def prepare(
 def build_classifier(config: DictConfig) -> ImageClassifier:
     """The configured net, initialised from the seed or from `weights`, with its optimizer and schedule."""
     L.seed_everything(config.seed, verbose=False)
-    net = build_net(config)
+    net, finetuning = build_net(config), build_finetuning(config)
     if config.weights is not None:
-        log.info("%s: %s", config.weights, load_weights(net, config.weights))
+        loaded = load_starting_weights(net, config.weights, fresh_head=finetuning.fresh_head)
+        if finetuning.head == "keep" and loaded.fresh and finetuning.is_on:
+            raise UserError(
+                f"finetuning.head=keep: the head of weights={config.weights} has another number of classes "
+                f"than data.num_classes={config.data.num_classes}. Take finetuning.head=fresh."
+            )
+        log.info("%s: %s", config.weights, loaded)
     return ImageClassifier(
         net,
         build_partial(config.optimizer, "optimizer"),
@@ -107,7 +131,34 @@ def build_classifier(config: DictConfig) -> ImageClassifier:
         loss=config.get("loss", "cross_entropy"),  # a run from before there was a choice has none
         seed=config.seed,
         channels_last=config.channels_last,
+        finetuning=finetuning,
     )
+
+
+def build_finetuning(config: DictConfig) -> Finetuning:
+    """The configured one; none in the configuration of a run from before there was a choice."""
+    return Finetuning(**plain_values(config.finetuning)) if "finetuning" in config else Finetuning()
+
+
+def trained_parts(classifier: ImageClassifier, lr: float) -> tuple[TrainedPart, ...]:
+    """What of each part is trained, and how fast, from the head to the images; `lr` is the optimizer's."""
+    return tuple(
+        TrainedPart(
+            part.name,
+            sum(each.numel() for each in part.parameters),
+            sum(each.numel() for each in part.parameters if each.requires_grad),
+            lr * share,
+        )
+        for part, share in classifier.finetuning.shares(classifier.net)
+    )
+
+
+def _settle_head(classifier: ImageClassifier, weights: str, class_names: Sequence[str]) -> None:
+    """Take over the weights' head, too, where it tells the same classes apart."""
+    finetuning = classifier.finetuning
+    if finetuning.fresh_head and finetuning.head == "auto" and class_names_of(weights) == list(class_names):
+        load_starting_weights(classifier.net, weights)
+        log.info("%s: its classes are those of the data, so it keeps its head", weights)
 
 
 def build_net(config: DictConfig) -> Net:

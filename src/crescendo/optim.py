@@ -17,32 +17,49 @@ from torch.optim import Optimizer
 from crescendo.errors import UserError
 
 OptimizerFactory = Callable[..., Optimizer]
+Rates = Sequence[tuple[Sequence[nn.Parameter], float]]  # parameters, and their share of the learning rate
 
 
-def parameter_groups(net: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(net: nn.Module, rates: Rates | None = None) -> list[dict[str, Any]]:
     """Two groups: weights of convolutions and linear layers decay; norms, biases and gains do not.
 
-    By tensor rank: whatever has one axis (or none) is a norm, a bias or a gain, under any name.
+    By tensor rank: whatever has one axis (or none) is a norm, a bias or a gain, under any name. With `rates`
+    two for each of them, in their order; lr_factor is what their learning rate is of the optimizer's.
     """
-    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = []
+    for members, factor in rates or [(list(net.parameters()), 1.0)]:
+        parameters = [parameter for parameter in members if parameter.requires_grad]
+        own = {} if factor == 1 else {"lr_factor": factor}
+        groups += [
+            {"params": [parameter for parameter in parameters if parameter.ndim > 1], **own},
+            {
+                "params": [parameter for parameter in parameters if parameter.ndim <= 1],
+                "weight_decay": 0.0,
+                **own,
+            },
+        ]
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(factory: OptimizerFactory, net: nn.Module, *, may_fuse: bool = True) -> Optimizer:
+def make_optimizer(
+    factory: OptimizerFactory, net: nn.Module, *, rates: Rates | None = None, may_fuse: bool = True
+) -> Optimizer:
     """An optimizer of the net's parameters, fused where torch has that and all weights are on GPUs.
 
+    Schedules multiply each group's own rate: the optimizer's, or the share of it that `rates` gives.
     A fused step is one pass over the weights, in a few kernels. A `fused` that the factory was given stays.
     Elsewhere torch chooses: on a CPU it takes weights one by one, bit for bit as ever.
     """
     fused = signature(factory).parameters.get("fused")
     undecided = fused is not None and fused.default is None
     if may_fuse and undecided and all(parameter.is_cuda for parameter in net.parameters()):
-        return factory(parameter_groups(net), fused=True)
-    return factory(parameter_groups(net))
+        optimizer = factory(parameter_groups(net, rates), fused=True)
+    else:
+        optimizer = factory(parameter_groups(net, rates))
+    for group in optimizer.param_groups:
+        if "lr_factor" in group:
+            group["lr"] *= group.pop("lr_factor")
+    return optimizer
 
 
 class Schedule(Protocol):

@@ -18,10 +18,17 @@ from crescendo.curriculum.budget import Budget, fit_epochs
 from crescendo.curriculum.schedule import Stage
 from crescendo.devices import trainer_settings
 from crescendo.errors import UserError
-from crescendo.experiment import Experiment, around_validation, build_curriculum, prepare
+from crescendo.experiment import (
+    Experiment,
+    around_validation,
+    build_curriculum,
+    build_finetuning,
+    prepare,
+)
 from crescendo.probe import probe
 from crescendo.ranks import is_rank_zero
 from crescendo.resolvers import fewest_epochs
+from crescendo.starting_weights import follow_weights
 from crescendo.targets import build, check_arguments
 
 if TYPE_CHECKING:
@@ -54,6 +61,8 @@ def plan_training(config: DictConfig, overrides: Sequence[str]) -> Planned:
     Raises:
         UserError: the budget is too small for one epoch of each stage, or the memory for the smallest batch.
     """
+    if config.resume is None:  # a run that is resumed has followed them
+        follow_weights(config, overrides)
     budget = Budget.parse(config.budget) if config.budget is not None and config.resume is None else None
     if budget is not None:  # long enough to be built, until it is known
         config.trainer.max_epochs = max(config.trainer.max_epochs, _fewest_epochs(config))
@@ -77,7 +86,7 @@ def plan_training(config: DictConfig, overrides: Sequence[str]) -> Planned:
     if measured:
         callbacks = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
         if config.compile:
-            compile_net(experiment.classifier.net, len(experiment.curriculum.plan), config.compile)
+            compile_net(experiment.classifier.net, experiment.graphs, config.compile)
         macs = experiment.plan.evaluation_macs
         speeds, started = probe(
             trainer_settings(config.trainer),
@@ -90,7 +99,8 @@ def plan_training(config: DictConfig, overrides: Sequence[str]) -> Planned:
         ranks = ranks + started
     if budget is not None:
         config.trainer.max_epochs = _epochs_within(budget, config, experiment, speeds)
-        experiment = prepare(config, overrides, shapes_only=bool(config.plan), earlier=experiment)
+        only_shapes = bool(config.plan) and config.weights is None
+        experiment = prepare(config, overrides, shapes_only=only_shapes, earlier=experiment)
     return Planned(experiment, speeds, batch, ranks)
 
 
@@ -113,9 +123,10 @@ def _epochs_within(budget: Budget, config: DictConfig, experiment: Experiment, s
 
 
 def _fewest_epochs(config: DictConfig) -> int:
-    """One for each stage, and the warm-up."""
+    """One for each stage, the warm-up, and one for all layers behind those that train the head alone."""
     stages = fewest_epochs(config.curriculum.stages, config.curriculum.get("fixres", 0.0))
-    return max(stages, math.ceil(config.lr_schedule.get("warmup_epochs", 0)))
+    head_epochs = build_finetuning(config).head_epochs
+    return max(stages, math.ceil(config.lr_schedule.get("warmup_epochs", 0)), head_epochs + (head_epochs > 0))
 
 
 def refuse_lengths_beside_budget(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -159,7 +170,7 @@ def preview_training(config: DictConfig, overrides: Sequence[str], images: int) 
     steps = curriculum.epochs * experiment.plan.steps_per_epoch
     samples = min(steps, 1000)
     rates = [
-        config.optimizer.lr
+        experiment.plan.lr
         * classifier.schedule.factor((i + 0.5) * curriculum.epochs / samples, curriculum.epochs)
         for i in range(samples)
     ]

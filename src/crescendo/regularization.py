@@ -6,7 +6,7 @@ changes no bit.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -75,18 +75,21 @@ class Regularization:
             ramps[knob.name] = Ramp.of(strength)
         return ramps
 
-    def not_applied(self, net: nn.Module) -> list[str]:
-        """The knobs that are not off and that `net` has no layer for."""
-        owned = {
-            "dropout": layers.published_dropout(net) is not None,
-            "drop_path": layers.published_drop_path(net) is not None,
-        }
-        strengths = {name: getattr(self, name) for name in owned}
-        return [
-            name
-            for name, strength in strengths.items()
-            if not owned[name] and isinstance(strength, Ramp) and strength != Ramp(0.0, 0.0)
-        ]
+    def not_applied(self, net: nn.Module, without: Sequence[type[nn.Module]] = ()) -> list[str]:
+        """The knobs that are not off and that `net` has no layer for, or none that runs in training.
+
+        Args:
+            without: kinds of layers that training keeps in eval mode.
+        """
+        published = {"dropout": layers.published_dropout(net), "drop_path": layers.published_drop_path(net)}
+        idle = {"dropout": layers.Dropout in without, "drop_path": layers.DropPath in without}
+        names = []
+        for name, rate in published.items():
+            strength = getattr(self, name)
+            off = not rate if strength == "published" else strength == Ramp(0.0, 0.0)
+            if not off and (rate is None or idle[name]):
+                names.append(name)
+        return names
 
 
 def apply_to_net(net: nn.Module, knobs: Mapping[str, float]) -> None:

@@ -37,6 +37,7 @@ class StepMetrics(L.Callback):
 
     Args:
         macs: multiply-accumulates of one image's forward pass at each of the curriculum's resolutions.
+        passes: forward passes that a step takes as many of as.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class StepMetrics(L.Callback):
         every_n_steps: int,
         macs: Mapping[int, int],
         clock: CompileClock | None = None,
+        passes: int = TRAINING_PASSES,
     ) -> None:
+        self.passes = passes
         self.curriculum, self.run, self.every_n_steps, self.macs = curriculum, run, every_n_steps, macs
         self._clock, self._compile_seconds = clock or CompileClock(), 0.0
         self.shown: dict[str, float] = {}  # the newest values, for the progress bar
@@ -117,7 +120,8 @@ class StepMetrics(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule steps before the end
+        # The schedule steps before the end. The first group is the head's, where rates differ.
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self,
@@ -197,7 +201,7 @@ class StepMetrics(L.Callback):
             return
         stage = classifier.stage
         self._images += images
-        self._train_macs += TRAINING_PASSES * images * self.macs[stage.resolution]
+        self._train_macs += self.passes * images * self.macs[stage.resolution]
         self._seconds += seconds
         self._waited += waited
         self._cpu_seconds += float(over_devices(torch.tensor(cpu_seconds, device=classifier.device)))

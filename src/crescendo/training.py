@@ -145,6 +145,7 @@ def build_trainer(
             config.trainer.log_every_n_steps,
             experiment.plan.macs_at,
             clock,
+            experiment.plan.passes,
         ),
         StatisticsDrift(),
         *around_validation(config, experiment.data, experiment.plan.evaluation_macs, run.summary),
@@ -181,8 +182,8 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
         "not_applied": list(plan.not_applied),
         "machine": describe_machine(),
     }
-    for knob in plan.not_applied:
-        log.warning("%s has no %s: not applied", plan.net, knob.replace("_", " "))
+    for line in plan.not_applied_lines:
+        log.warning("%s", line)
     if config.resume is not None:
         clean_partials(run.directory)
     loggers: list[Logger] = []
@@ -263,7 +264,7 @@ def _fit(
         classifier, data = experiment.classifier, experiment.data
         data.faults.keep_in(run.directory / "faulty_images.csv")
         if config.compile:
-            compile_net(classifier.net, len(experiment.curriculum.plan), config.compile)
+            compile_net(classifier.net, experiment.graphs, config.compile)
         classifier.skipped = windows.skipped
         run.summary["skipped_windows"] = len(windows.skipped)
         trainer = build_trainer(config, run, experiment, signals, clock, checkpoint)

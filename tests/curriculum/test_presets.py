@@ -190,3 +190,18 @@ def test_nets_with_fully_connected_heads_train_through_all_stages(name, configur
         assert torch.isfinite(loss)
         moved = [not torch.equal(*pair) for pair in zip(before, net.parameters(), strict=True)]
         assert moved == [stage.trained == "all"] * (len(moved) - 2) + [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("option", "native", "expected"),
+    [
+        ("at_native", 224, [224]),
+        ("to_native", 224, [112, 168, 224]),
+        ("to_native", 28, [16, 24, 28]),
+    ],
+)
+def test_resolutions_of_the_data_are_those_of_its_images(option, native, expected, configuration):
+    config = configuration("data=synthetic", f"data.native_size={native}", f"curriculum={option}")
+    curriculum = curriculum_of(config, create_model("resnet20"))
+    assert [stage.resolution for stage in curriculum.plan] == expected
+    assert curriculum.evaluation_resolution == native

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from crescendo.errors import UserError
 from crescendo.models import LoadedWeights, create_model, load_weights
+from crescendo.models.weights import torchvision_normalisation
 
 
 class Small(nn.Module):
@@ -118,9 +119,7 @@ def test_with_another_number_of_classes_the_head_stays_fresh(rename, state, tmp_
     result = load_weights(net, saved(rename(state), tmp_path / "three.pth"))
     assert result.fresh == ("head.weight", "head.bias")
     assert result.loaded == tuple(state)[:-2]
-    assert str(result) == (
-        "12 entries loaded; head.weight, head.bias stay fresh, for another number of classes"
-    )
+    assert str(result) == ("12 entries loaded; head.weight, head.bias stay fresh, for other classes")
     assert torch.equal(net.head.weight, head)
     assert torch.equal(net.body[0].weight, state["body.0.weight"])
 
@@ -358,3 +357,27 @@ def test_a_wrong_enum_name_offers_the_nearest(wrong, right):
     message = refusal(Small(), wrong)
     assert f"torchvision has no weights {wrong}. Did you mean" in message
     assert right in message
+
+
+def test_a_head_stays_fresh_where_that_is_asked_for(tmp_path):
+    """With as many classes, too: they may be others."""
+    source, net = create_model("lenet5_modern", num_classes=4), create_model("lenet5_modern", num_classes=4)
+    fresh = net.output.weight.clone()
+    torch.save(source.state_dict(), tmp_path / "source.pth")
+    assert load_weights(net, tmp_path / "source.pth", fresh_head=True).fresh == (
+        "output.weight",
+        "output.bias",
+    )
+    assert torch.equal(net.output.weight, fresh)
+    assert torch.equal(net.f6.weight, source.f6.weight)
+    assert load_weights(net, tmp_path / "source.pth").fresh == ()
+    assert torch.equal(net.output.weight, source.output.weight)
+
+
+def test_torchvisions_weights_have_seen_images_normalised_in_two_ways():
+    """0.5 for what came from TensorFlow; torchvision's GoogLeNet changes its input itself."""
+    imagenet = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    halves = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]
+    assert torchvision_normalisation("ResNet50_Weights.IMAGENET1K_V2") == imagenet
+    assert torchvision_normalisation("EfficientNet_V2_L_Weights.IMAGENET1K_V1") == halves
+    assert torchvision_normalisation("GoogLeNet_Weights.IMAGENET1K_V1") == halves

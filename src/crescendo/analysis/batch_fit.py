@@ -11,6 +11,7 @@ from torch import nn
 
 from crescendo.analysis.costs import on_meta
 from crescendo.analysis.memory import OptimizerFactory, StepMemory, estimate_step_memory
+from crescendo.optim import Rates
 
 MULTIPLE = 8  # of images that a device takes at a time, where they are so many
 MIXED_COPIES = 5  # of a batch in floats, while it is mixed and erased before the net sees it
@@ -47,6 +48,8 @@ class StepShapes:
         averages: copies of the weights that are averaged beside the training.
         exchanged: copies of the gradients that data parallel training makes, in buckets.
         mixed: whether batches are mixed or erased on the device.
+        train_mode: puts a copy of the net into the mode of its training.
+        rates: of such a copy's parameters.
     """
 
     net: nn.Module
@@ -60,6 +63,8 @@ class StepShapes:
     averages: int = 0
     exchanged: int = 0
     mixed: bool = False
+    train_mode: Callable[[nn.Module], object] = nn.Module.train
+    rates: Callable[[nn.Module], Rates | None] = lambda net: None
 
     def demand(self, images: int) -> Demand:
         """Of a step of so many images.
@@ -75,6 +80,8 @@ class StepShapes:
             self.in_channels,
             autocast=self.autocast,
             device=self.device,
+            train_mode=self.train_mode,
+            rates=self.rates,
         )
         numbers = images * self.in_channels * self.resolution**2
         beside = self.averages * step.weights + self.exchanged * step.gradients

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from crescendo.analysis.costs import empty_images, on_meta
 from crescendo.analysis.operators import OperatorMode
 from crescendo.analysis.profile import training_loss
-from crescendo.optim import OptimizerFactory, make_optimizer
+from crescendo.optim import OptimizerFactory, Rates, make_optimizer
 
 aten = torch.ops.aten
 
@@ -36,7 +36,7 @@ class StepMemory:
 
     Attributes:
         weights: parameters and buffers.
-        gradients: of all parameters.
+        gradients: of all parameters that are trained.
         optimizer: its state.
         peak: all that is allocated at once, at its highest.
     """
@@ -61,6 +61,8 @@ def estimate_step_memory(
     *,
     autocast: torch.dtype | None = None,
     device: torch.device | None = None,
+    train_mode: Callable[[nn.Module], object] = nn.Module.train,
+    rates: Callable[[nn.Module], Rates | None] = lambda net: None,
 ) -> StepMemory:
     """Follow a training step on the meta device, tensor by tensor, in the net's precision and at its rates.
 
@@ -72,6 +74,8 @@ def estimate_step_memory(
             on tensors that say they are there.
         device: where the step will run, by default as measure_step_memory decides: an optimizer that may
             choose is fused on a GPU, or takes all weights at once (foreach), and one by one on a CPU.
+        train_mode: puts a net into the mode of its training.
+        rates: of a net's parameters (crescendo.optim.parameter_groups).
 
     Raises:
         ValueError: the batch is too small for batch norm.
@@ -81,18 +85,20 @@ def estimate_step_memory(
     if autocast is not None:
         pretended = FakeTensorMode()
     with pretended:
-        shadow = on_meta(net, "meta" if autocast is None else "cpu").train()
+        shadow = on_meta(net, "meta" if autocast is None else "cpu")
+        train_mode(shadow)
         images = empty_images(shadow, batch_size, in_channels, resolution)
         labels = torch.empty(batch_size, dtype=torch.long, device=images.device)
-        stepper = make_optimizer(optimizer, shadow)
+        stepper = make_optimizer(optimizer, shadow, rates=rates(shadow))
         if device.type == "cuda":
             _take_all_at_once(stepper)
         with _Allocations() as allocations:
             allocations.add([*shadow.parameters(), *shadow.buffers(), images, labels])
             weights = allocations.now - _bytes([images, labels])
-            for parameter in shadow.parameters():
+            trained = [parameter for parameter in shadow.parameters() if parameter.requires_grad]
+            for parameter in trained:
                 parameter.grad = torch.empty_like(parameter)
-            gradients = _bytes(shadow.parameters())
+            gradients = _bytes(trained)
             stepper.step()  # makes the state
             state = allocations.now - weights - gradients - _bytes([images, labels])
             allocations.peak = allocations.now

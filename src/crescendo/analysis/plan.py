@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,7 +13,6 @@ from crescendo.analysis.costs import (
     TRAINING_PASSES,
     check_resolution,
     count_macs_on_meta,
-    count_parameters,
     on_meta,
 )
 from crescendo.analysis.speed import Speeds
@@ -25,6 +25,15 @@ from crescendo.scaling.coefficients import UNSCALED, Scaling
 MOST_ROWS = 16  # of stages that are shown: of more, the first and the last
 
 
+class TrainedPart(NamedTuple):
+    """A part of a net that is fine-tuned: its parameters, how many of them learn, and their highest rate."""
+
+    name: str
+    parameters: int
+    trained: int
+    lr: float
+
+
 @dataclass(frozen=True)
 class Plan:
     """A training's stages and costs.
@@ -34,11 +43,15 @@ class Plan:
         constant: the one stage of curriculum=constant.
         constant_macs: multiply-accumulates of one image's forward pass at its resolution.
         evaluation_macs: the same at the resolution of evaluation.
-        learning_rates: the highest of each stage.
+        learning_rates: the highest of each stage; of a net that is fine-tuned, its head's.
+        lr: what the schedule is of: the optimizer's; of a net that is fine-tuned, its head's.
         not_applied: knobs that are on and that the net has no layer for.
         max_steps: optimizer steps after which the training stops at the latest; -1 is no bound.
         validate_every: epochs from one validation to the next.
         scaling: what made the net and the resolutions larger than they are by themselves.
+        passes: forward passes that a training step takes as many multiply-accumulates as.
+        parts: of a net that is fine-tuned, from its head to the images.
+        head_epochs: that train the head alone before all layers are trained.
     """
 
     net: str
@@ -50,17 +63,29 @@ class Plan:
     evaluation_resolution: int
     evaluation_macs: int
     learning_rates: tuple[float, ...]
+    lr: float
     batch_size: int
     steps_per_epoch: int
     not_applied: Sequence[str]
     max_steps: int = -1
     validate_every: int = 1
     scaling: Scaling = UNSCALED
+    passes: int = TRAINING_PASSES
+    parts: tuple[TrainedPart, ...] = ()
+    head_epochs: int = 0
 
     @property
     def macs_at(self) -> dict[int, int]:
         """`macs` by resolution, px."""
         return {stage.resolution: macs for stage, macs in zip(self.stages, self.macs, strict=True)}
+
+    @property
+    def not_applied_lines(self) -> list[str]:
+        """One for each of `not_applied`."""
+        where = " in what is trained" if self.passes == 1 else ""
+        return [
+            f"{self.net} has no {name.replace('_', ' ')}{where}: not applied" for name in self.not_applied
+        ]
 
     @property
     def cost(self) -> float:
@@ -70,7 +95,7 @@ class Plan:
     @property
     def training_macs(self) -> TrainingCost:
         """Multiply-accumulates of the training's steps; validations are not counted."""
-        images = TRAINING_PASSES * self.batch_size * self.steps_per_epoch
+        images = self.passes * self.batch_size * self.steps_per_epoch
         macs = (*self.macs, self.constant_macs)
         return TrainingCost((*self.stages, self.constant), [images * each for each in macs])
 
@@ -92,6 +117,9 @@ def make_plan(
     max_steps: int = -1,
     validate_every: int = 1,
     scaling: Scaling = UNSCALED,
+    passes: int = TRAINING_PASSES,
+    parts: tuple[TrainedPart, ...] = (),
+    head_epochs: int = 0,
 ) -> Plan:
     """Plan a training. Nothing is computed with numbers: nets are counted on the meta device."""
     stages = curriculum.plan
@@ -103,7 +131,7 @@ def make_plan(
     macs = {resolution: count_macs_on_meta(shadow, resolution, in_channels) for resolution in resolutions}
     return Plan(
         net=getattr(net, "name", "") or type(net).__name__,
-        parameters=count_parameters(net),
+        parameters=sum(parameter.numel() for parameter in net.parameters()),
         stages=stages,
         macs=tuple(macs[stage.resolution] for stage in stages),
         constant=constant,
@@ -111,12 +139,16 @@ def make_plan(
         evaluation_resolution=evaluation_resolution,
         evaluation_macs=macs[evaluation_resolution],
         learning_rates=tuple(lr * _peak(schedule, stage, curriculum.epochs) for stage in stages),
+        lr=lr,
         batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
         max_steps=max_steps,
         validate_every=validate_every,
         not_applied=tuple(not_applied),
         scaling=scaling,
+        passes=passes,
+        parts=parts,
+        head_epochs=head_epochs,
     )
 
 
@@ -209,9 +241,24 @@ def show_plan(
         lines.append(batch)
     if plan.max_steps > 0:
         lines.append(f"stops after {plan.max_steps} steps: trainer.max_steps")
-    lines += [f"{plan.net} has no {name.replace('_', ' ')}: not applied" for name in plan.not_applied]
-    measured = [_show_speeds(plan, speeds)] if speeds else []
-    return Group(table, *(Text(line) for line in lines), *measured)
+    lines += plan.not_applied_lines
+    if plan.head_epochs:
+        lines.append(f"the first {plan.head_epochs} epochs train the head alone")
+    tables = [_show_parts(plan)] if plan.parts else []
+    tables += [_show_speeds(plan, speeds)] if speeds else []
+    return Group(table, *(Text(line) for line in lines), *tables)
+
+
+def _show_parts(plan: Plan) -> RenderableType:
+    trained = sum(part.trained for part in plan.parts)
+    table = Table(title=f"fine-tuned: {trained:,} of {plan.parameters:,} parameters", title_justify="left")
+    table.add_column("part")
+    for heading in ("parameters", "trained", "learning rate"):
+        table.add_column(heading, justify="right")
+    for part in plan.parts:
+        rate = f"{part.lr:.3g}" if part.trained else "-"
+        table.add_row(part.name, f"{part.parameters:,}", f"{part.trained:,}", rate)
+    return table
 
 
 def _show_speeds(plan: Plan, speeds: Speeds) -> RenderableType:

@@ -19,7 +19,7 @@ class CurriculumCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A training that goes on inside an epoch has no on_train_epoch_start for it."""
         assert isinstance(pl_module, ImageClassifier)
-        pl_module.enter(self.curriculum.at(trainer.current_epoch))
+        pl_module.enter(self.curriculum.at(trainer.current_epoch), trainer.current_epoch)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
@@ -29,4 +29,6 @@ class CurriculumCallback(L.Callback):
         if begins and trainer.is_global_zero:  # where every epoch is a stage, the epochs' lines say it
             alone = "" if stage.trained == "all" else ", the head and the norms alone"
             log.info("stage %d of %d: %d px%s", stage.index + 1, stages, stage.resolution, alone)
-        pl_module.enter(stage)
+        if trainer.is_global_zero and 0 < trainer.current_epoch == pl_module.finetuning.head_epochs:
+            log.info("the head was trained alone: from here on all layers are")
+        pl_module.enter(stage, trainer.current_epoch)

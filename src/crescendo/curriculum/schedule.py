@@ -19,7 +19,7 @@ from crescendo.errors import UserError
 
 Interpolation = Literal["linear", "geometric"]
 Order = Literal["rising", "random"]
-Trained = Literal["all", "head_and_norms"]
+Trained = Literal["all", "head", "head_and_norms"]  # a stage: all, or head_and_norms
 
 
 @dataclass(frozen=True)

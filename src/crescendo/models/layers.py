@@ -27,6 +27,7 @@ class Net(nn.Module):
     resolution: int | None = None
     stages: nn.Sequential
     pool: nn.Module  # between the last maps and the head
+    auxiliary: nn.ModuleList  # heads of earlier stages that only a training has; of GoogLeNets alone
 
     def readers(self) -> list[nn.Module]:
         """For each stage, the module whose input its maps [N, C, h, w] are, in order.

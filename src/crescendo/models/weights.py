@@ -29,19 +29,22 @@ class LoadedWeights:
     """What load_weights did: names of entries of the net's state_dict().
 
     `fresh` are those of its output layers, left as they were initialised, since the source has
-    another number of classes; empty if everything was loaded.
+    other classes; empty if everything was loaded.
     """
 
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
 
     def __str__(self) -> str:
-        fresh = f"; {', '.join(self.fresh)} stay fresh, for another number of classes" if self.fresh else ""
+        fresh = f"; {', '.join(self.fresh)} stay fresh, for other classes" if self.fresh else ""
         return f"{len(self.loaded)} entries loaded{fresh}"
 
 
-def load_weights(net: nn.Module, source: str | Path) -> LoadedWeights:
+def load_weights(net: nn.Module, source: str | Path, *, fresh_head: bool = False) -> LoadedWeights:
     """Fill `net` from a file or from a torchvision weights enum ("ResNet50_Weights.IMAGENET1K_V2").
+
+    Its output layers stay fresh where the source has another number of classes, and under `fresh_head` also
+    where it has as many.
 
     Files: .pt, .pth and the like, .safetensors (own names only, since that format sorts them), and
     checkpoints of a run, whose net is the averaged one where the run averaged weights.
@@ -68,9 +71,11 @@ def load_weights(net: nn.Module, source: str | Path) -> LoadedWeights:
     outputs, new, fresh = _output_layers(net), {}, {}
     for key, name in pairs:
         expected, stored = own[key], entries[name]
-        if stored.shape == expected.shape and stored.is_floating_point() == expected.is_floating_point():
+        is_output = _layer(key) in outputs
+        same_kind = stored.is_floating_point() == expected.is_floating_point()
+        if stored.shape == expected.shape and same_kind and not (fresh_head and is_output):
             new[key] = stored
-        elif _layer(key) in outputs and stored.shape[1:] == expected.shape[1:]:
+        elif is_output and stored.shape[1:] == expected.shape[1:]:
             fresh[key] = stored
         else:
             raise UserError(
@@ -143,7 +148,7 @@ def _read(source: str) -> tuple[Entries, bool]:
         return _read_torch(path), True
     if path.is_dir():
         raise UserError(
-            f"weights={source} is a directory. Name a file, such as {path}/checkpoints/best.ckpt."
+            f"weights={source} is a directory, and not that of a run. Name a run, or a file of weights."
         )
     if ENUM.fullmatch(source):
         return _fetch_torchvision(source), True
@@ -217,3 +222,19 @@ def _fetch_torchvision(name: str) -> Entries:
             f"weights={name} could not be loaded from {weights.url} ({error}). "
             "Where there is no network, bring that file and give its path."
         ) from error
+
+
+def torchvision_normalisation(name: str) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel, for images in 0..1, that torchvision's weights were trained with.
+
+    GoogLeNet's have the 0.5 of their origin in TensorFlow, to which torchvision's own net changes its input.
+    """
+    from torchvision.models import get_weight
+
+    try:
+        transform = get_weight(name).transforms()
+    except (KeyError, ValueError):
+        return [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # there are none: load_weights says so
+    if name.startswith("GoogLeNet"):
+        return [0.5] * 3, [0.5] * 3
+    return list(transform.mean), list(transform.std)

@@ -1,0 +1,347 @@
+"""What fine-tuning trains, at which rates, and that all else stays as it was, bit by bit."""
+
+import csv
+from functools import partial
+
+import pytest
+import torch
+from commands import crescendo, only_run, train
+from omegaconf import OmegaConf
+from test_resume import killed
+from torch import nn
+from whole_runs import assert_same_end
+
+from crescendo.analysis.memory import estimate_step_memory
+from crescendo.classifier import ImageClassifier
+from crescendo.config import validate
+from crescendo.curriculum.schedule import Stage
+from crescendo.data.datamodule import Batch
+from crescendo.errors import UserError
+from crescendo.experiment import prepare
+from crescendo.finetuning import Finetuning
+from crescendo.models import create_model
+from crescendo.optim import Constant, make_optimizer
+from crescendo.planning import plan_training
+
+SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)
+
+
+def rates(name, **settings):
+    """The learning rate of each parameter, by name."""
+    net = create_model(name, num_classes=3, in_channels=1 if name == "lenet5" else 3)
+    finetuning = Finetuning(**settings)
+    finetuning.freeze(net)
+    optimizer = make_optimizer(SGD, net, rates=finetuning.rates(net))
+    rate_of = {id(each): group["lr"] for group in optimizer.param_groups for each in group["params"]}
+    assert all("lr_factor" not in group for group in optimizer.param_groups)
+    return {name: rate_of[id(each)] for name, each in net.named_parameters() if id(each) in rate_of}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [  # at .1, halved from part to part; the head's is twice the optimizer's
+        ("lenet5", {"f6.weight": 0.2, "c5.bias": 0.05, "s4.gain": 0.025, "c3.six.weight": 0.0125}),
+        ("vgg11_bn", {"head.6.weight": 0.2, "head.3.bias": 0.05, "head.0.weight": 0.05}),
+        ("googlenet", {"head.1.bias": 0.2, "stages.2.5b.branch_1x1.0.weight": 0.05}),
+        ("resnet20", {"head.bias": 0.2, "stages.0.2.layers.1.bias": 0.0125, "stem.0.weight": 0.00625}),
+        ("efficientnet_b0", {"head.weight": 0.2, "last_conv.0.weight": 0.05, "stem.1.weight": 0.1 / 2**9}),
+    ],
+)  # fmt: skip
+def test_rates_fall_from_the_head_to_the_images(name, expected):
+    found = rates(name, method="all", layer_decay=0.5, head_lr_factor=2.0)
+    for parameter, rate in expected.items():
+        assert found[parameter] == pytest.approx(rate), parameter
+
+
+def test_the_first_group_is_the_heads_and_norms_do_not_decay():
+    net = create_model("resnet20", num_classes=3)
+    optimizer = make_optimizer(SGD, net, rates=Finetuning(method="all", layer_decay=0.5).rates(net))
+    assert optimizer.param_groups[0]["params"] == [net.head.weight]
+    assert optimizer.param_groups[1]["params"] == [net.head.bias]
+    shares = [share for share in (1, 0.5, 0.25, 0.125, 0.0625) for _ in range(2)]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1 * share for share in shares]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0] * 5
+
+
+def test_equal_rates_are_one_pair_of_groups():
+    net = create_model("resnet20")
+    optimizer = make_optimizer(SGD, net, rates=Finetuning(method="all").rates(net))
+    assert [len(group["params"]) for group in optimizer.param_groups] == [20, 39]
+
+
+def test_a_probe_trains_the_head_alone_and_its_step_needs_memory_for_no_more():
+    assert set(rates("resnet20", method="head", head_lr_factor=10.0).items()) == {
+        ("head.weight", 1.0),
+        ("head.bias", 1.0),
+    }
+    finetuning = Finetuning(method="head")
+    net = create_model("resnet20", num_classes=3)
+    whole = estimate_step_memory(net, 32, 64, SGD)
+    finetuning.freeze(net)
+    probe = estimate_step_memory(net, 32, 64, SGD, train_mode=finetuning.train_mode, rates=finetuning.rates)
+    assert (probe.gradients, probe.optimizer) == (4 * (3 * 64 + 3), 4 * (3 * 64 + 3))
+    assert probe.weights == whole.weights
+    assert probe.activations < whole.activations / 4
+
+
+class Batches:
+    """Steps of a classifier without a trainer."""
+
+    def __init__(self, name, monkeypatch, **settings):
+        monkeypatch.setattr(ImageClassifier, "current_epoch", 0)
+        monkeypatch.setattr(ImageClassifier, "global_rank", 0)
+        torch.manual_seed(0)
+        net = create_model(name, num_classes=3)
+        with torch.no_grad():
+            for norm in net.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.running_mean.uniform_(-1, 1)
+        self.classifier = ImageClassifier(
+            net,
+            SGD,
+            Constant(),
+            mean=[0.5] * 3,
+            std=[0.25] * 3,
+            num_classes=3,
+            finetuning=Finetuning(**settings),
+        )
+        self.optimizer = self.classifier.make_optimizer()
+
+    def changed(self, epoch, side=16, **knobs):
+        """The entries of the net that a step of `epoch` changes."""
+        self.classifier.enter(Stage(0, 0, 4, side, knobs), epoch)
+        before = {name: value.clone() for name, value in self.classifier.net.state_dict().items()}
+        images = torch.randint(0, 256, (6, 3, side, side), dtype=torch.uint8)
+        labels = torch.arange(6) % 3
+        self.optimizer.zero_grad()
+        self.classifier.training_step(Batch(images, labels, labels), 0).backward()
+        self.classifier.on_before_optimizer_step(self.optimizer)
+        self.optimizer.step()
+        after = self.classifier.net.state_dict()
+        return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+def kinds(names):
+    return {name.rpartition(".")[2] for name in names if "num_batches" not in name}
+
+
+def test_frozen_statistics_stay_and_others_move(monkeypatch):
+    everything = set(create_model("resnet20").state_dict())
+    norms = {f"{name}.{kind}" for name, layer in create_model("resnet20").named_modules()
+             for kind in ("weight", "bias") if isinstance(layer, nn.BatchNorm2d)}  # fmt: skip
+    assert Batches("resnet20", monkeypatch, method="all").changed(0) == everything
+    frozen = Batches("resnet20", monkeypatch, method="all", freeze_bn=True).changed(0)
+    assert kinds(everything - frozen) == {"running_mean", "running_var"}
+    assert kinds(frozen) == {"weight", "bias"}
+    affine = Batches("resnet20", monkeypatch, method="all", freeze_affine=True).changed(0)
+    assert everything - affine == norms
+    both = Batches("resnet20", monkeypatch, method="all", freeze_affine=True, freeze_bn=True).changed(0)
+    assert kinds(both) == {"weight", "bias"}
+    assert not both & norms
+
+
+def test_the_head_first_and_all_layers_from_their_epoch_on(monkeypatch):
+    batches = Batches("resnet20", monkeypatch, method="all", head_epochs=2)
+    head = {"head.weight", "head.bias"}
+    assert [batches.changed(epoch) for epoch in (0, 1)] == [head, head]
+    assert batches.changed(2) == set(create_model("resnet20").state_dict())
+    batches.classifier.eval()
+    batches.classifier.train()  # as a validation leaves it
+    assert all(module.training for module in batches.classifier.net.modules())
+
+
+def test_a_probe_leaves_all_but_the_head_and_keeps_its_dropout(monkeypatch):
+    batches = Batches("efficientnet_b0", monkeypatch, method="head")
+    assert batches.changed(1, side=32, dropout=0.5, drop_path=0.5) == {"head.weight", "head.bias"}
+    training = [name for name, module in batches.classifier.net.named_modules() if module.training]
+    assert training == ["dropout"]
+    assert all(not each.requires_grad for each in batches.classifier.net.stem.parameters())
+
+
+def test_auxiliary_heads_run_on_in_the_epochs_of_the_head(monkeypatch):
+    """So that every step has the same graph, which DDP and torch.compile count on."""
+    batches = Batches("googlenet", monkeypatch, method="all", head_epochs=1)
+    assert batches.changed(0, side=96) == {"head.1.weight", "head.1.bias"}
+    assert all(each.grad is None for each in batches.classifier.net.auxiliary.parameters())
+    assert any("auxiliary" in name for name in batches.changed(1, side=96))
+
+
+def validated(config):
+    """As train.py does it."""
+    validate(config)
+    return prepare(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["finetuning=all_layers"], "finetuning starts from weights: add weights="),
+        (["finetuning.layer_decay=0.5"], r"finetuning\.layer_decay=0\.5.*method=none.*all_layers"),
+        (["finetuning=linear_probe", "finetuning.layer_decay=0.5"], "the head and nothing in front of it"),
+        (["finetuning=layer_decay", "finetuning.layer_decay=1.5"], "should be less than or equal to 1"),
+        (["finetuning=layer_decay", "finetuning.layer_decay=0"], "should be greater than 0"),
+        (["finetuning=linear_probe", "bn_refresh=5"], "bn_refresh=5 takes the statistics.*linear_probe"),
+        (["finetuning=all_layers", "finetuning.freeze_bn=true", "bn_refresh=5"], "freeze_bn=true keeps"),
+        (["finetuning=linear_probe", "curriculum=fixres"], r"curriculum\.fixres=0\.1 ends with training"),
+        (
+            ["finetuning=head_first", "trainer.max_epochs=5"],
+            "head_epochs=5 leaves none of trainer.max_epochs=5",
+        ),
+        (["finetuning=all_layers", "model=lenet5_modern"], "resnet20.pth does not fit lenet5_modern"),
+        (["finetuning=all_layers", "finetuning.head=keep"], "has another number of classes"),
+        (["finetuning=all_layers", "weights=absent.pth"], "there is no such file"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(overrides, message, configuration, tmp_path):
+    path = tmp_path / "resnet20.pth"
+    torch.save(create_model("resnet20", num_classes=3, in_channels=1).state_dict(), path)
+    without = any(word in message for word in ("starts from", "method=none"))
+    config = configuration(*([] if without else [f"weights={path}"]), *overrides)
+    with pytest.raises(UserError, match=message):
+        validated(config)
+
+
+START = (
+    "data=synthetic",
+    "data.source.samples=80",
+    "data.batch_size=16",
+    "data.num_classes=4",
+    "model=resnet20",
+    "model.width=4",
+    "curriculum=constant",
+    "curriculum.resolution=16",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "bn_refresh=2",
+    "callbacks=ema",
+    "logger=csv",
+)
+FINETUNE = (
+    "experiment=finetune",
+    "data.batch_size=8",
+    "data.num_workers=0",
+    "data.native_size=24",
+    "model=resnet20",
+    "model.width=4",
+    "trainer=cpu",
+    "trainer.max_epochs=3",
+    "logger=csv",
+)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A run of other classes, whose checkpoint holds averages and refreshed statistics."""
+    place = tmp_path_factory.mktemp("start")
+    result = train(*START, cwd=place)
+    assert result.returncode == 0, result.stderr
+    return only_run(place)
+
+
+def net_of(run, checkpoint="best"):
+    state = torch.load(run / "checkpoints" / f"{checkpoint}.ckpt", weights_only=True)["state_dict"]
+    return {name: value for name, value in state.items() if name.startswith("net.")}
+
+
+def test_a_probe_of_a_run_on_a_folder_of_other_classes(start, image_folder, tmp_path):
+    place = tmp_path / "probe"
+    place.mkdir()
+    given = (
+        *FINETUNE,
+        f"data.root={image_folder}",
+        f"weights={start}",
+        "finetuning=linear_probe",
+        "callbacks=ema_warmed",
+    )
+    result = train(*given, cwd=place)
+    assert result.returncode == 0, result.stderr
+    told = " ".join(result.stdout.split())
+    assert "head.weight, head.bias stay fresh, for other classes" in told
+    assert "fine-tuned: 51 of 17,207 parameters" in told  # 16 x 3 weights and 3 biases
+    run = only_run(place)
+    config = OmegaConf.load(run / "config.yaml")
+    assert config.data.mean == [0.5, 0.5, 0.5]  # as the run has them: not the folder's
+    assert config.weights == str(start)
+    old, new = net_of(start), net_of(run)
+    differing = {name for name in old if not torch.equal(old[name], new[name])}
+    assert differing == {"net.head.weight", "net.head.bias"}
+    assert crescendo("evaluate", str(run), cwd=tmp_path).returncode == 0
+    with (run / "metrics.csv").open() as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file) if row["lr"]]
+    assert 0.05 < max(rates) <= 0.1  # the head's: ten times optimizer.lr
+
+
+def test_a_run_killed_in_the_epochs_of_the_head_goes_on_and_then_trains_all(start, image_folder, tmp_path):
+    """Three steps an epoch, of which the first is the head's; killed after two."""
+    given = (
+        *FINETUNE,
+        f"data.root={image_folder}",
+        f"weights={start}",
+        "finetuning=head_first",
+        "finetuning.head_epochs=1",
+        "finetuning.layer_decay=0.5",
+        "curriculum=to_native",
+        "callbacks.checkpoint.every_n_steps=1",
+    )
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+    run = killed(2, *given, cwd=tmp_path / "killed")
+    old, inside = net_of(start), net_of(run, "last")
+    same = {name for name in old if "head" not in name and torch.equal(old[name], inside[name])}
+    assert same == {name for name in old if "head" not in name}
+    resumed = train(f"resume={run}", cwd=tmp_path / "killed")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "from here on all layers are" in " ".join(resumed.stdout.split())
+    end = net_of(run, "last")
+    learnt = [name for name in old if name.endswith(("weight", "running_mean"))]
+    assert not any(torch.equal(old[name], end[name]) for name in learnt)
+    whole = train(*given, cwd=tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert_same_end(run, only_run(tmp_path / "whole"))
+
+
+def test_the_head_of_a_run_with_the_same_classes_is_kept_and_its_net_and_channels_must_be_ours(
+    start, configuration, caplog
+):
+    overrides = [*START, f"weights={start}", "finetuning=all_layers", "seed=5", "data.mean=[0.4,0.4,0.4]",
+                 "bn_refresh=0"]  # fmt: skip
+    config = configuration(*overrides)
+    validate(config)
+    with caplog.at_level("INFO", "crescendo"):
+        kept = plan_training(config, overrides).experiment.classifier.net
+    assert torch.equal(kept.head.weight, net_of(start)["net.head.weight"])
+    assert "it keeps its head" in caplog.text
+    assert list(config.data.mean) == [0.4, 0.4, 0.4]  # typed
+    for extra, message in (
+        (["finetuning.head=fresh"], None),
+        (["data.class_names=[a,b,c,d]"], None),
+        (["model.width=8"], r"is a run of another resnet20: add model\.width=4"),
+        (["model=resnet56"], "is a run of resnet20, and the net is resnet56: add model=resnet20"),
+        (
+            ["data.in_channels=1", "data.mean=[0.5]", "data.std=[0.25]"],
+            r"add data\.in_channels=3 data\.mean=\[0\.5,0\.5,0\.5\] data\.std=\[0\.25,0\.25,0\.25\]",
+        ),
+    ):
+        changed = [each for each in overrides if "mean" not in each] + extra
+        config = configuration(*changed)
+        if message is None:
+            net = plan_training(config, changed).experiment.classifier.net
+            assert not torch.equal(net.head.weight, kept.head.weight)
+            assert torch.equal(net.stem[0].weight, kept.stem[0].weight)
+        else:
+            with pytest.raises(UserError, match=message):
+                plan_training(config, changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finetuning", ["linear_probe", "head_first"])
+def test_two_processes_train_what_one_would(finetuning, start, image_folder, tmp_path):
+    """DDP misses no gradient, neither of what is frozen throughout nor of what is in the first epochs."""
+    given = (*FINETUNE, f"data.root={image_folder}", f"weights={start}", f"finetuning={finetuning}")
+    given += ("finetuning.head_epochs=1",) if finetuning == "head_first" else ()
+    result = train(*given, "trainer.devices=2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (run,) = tmp_path.rglob("summary.json")
+    old, new = net_of(start), net_of(run.parent, "last")
+    stays = finetuning == "linear_probe"
+    assert torch.equal(old["net.stem.0.weight"], new["net.stem.0.weight"]) == stays
