@@ -125,11 +125,18 @@ def test_with_another_number_of_classes_the_head_stays_fresh(rename, state, tmp_
 
 
 def test_auxiliary_heads_stay_fresh_too(tmp_path):
-    def net(num_classes: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(4, num_classes), nn.Linear(4, 4), nn.Linear(4, num_classes))
+    """And not their hidden layers, nor the head's, where these are as wide as there are classes."""
 
-    result = load_weights(net(2), saved(random_state(net(3)), tmp_path / "three.pth"))
-    assert result.fresh == ("0.weight", "0.bias", "2.weight", "2.bias")
+    class WithAuxiliaryHead(nn.Module):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__()
+            self.auxiliary = nn.ModuleList([nn.Sequential(nn.Linear(4, 8), nn.Linear(8, num_classes))])
+            self.head = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, num_classes))
+
+    source = saved(random_state(WithAuxiliaryHead(3)), tmp_path / "three.pth")
+    fresh = ("auxiliary.0.1.weight", "auxiliary.0.1.bias", "head.1.weight", "head.1.bias")
+    assert load_weights(WithAuxiliaryHead(2), source).fresh == fresh
+    assert load_weights(WithAuxiliaryHead(8), source, fresh_head=True).fresh == fresh
 
 
 def test_a_head_that_contradicts_itself_is_refused(state, tmp_path):

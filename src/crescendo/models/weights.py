@@ -122,12 +122,13 @@ def _without_counters(entries: Entries) -> set[str]:
 
 
 def _output_layers(net: nn.Module) -> set[str]:
-    """The last linear layer, and as wide a one in auxiliary heads."""
-    linear = {name: layer for name, layer in net.named_modules() if isinstance(layer, nn.Linear)}
-    if not linear:
-        return set()
-    num_classes = list(linear.values())[-1].out_features
-    return {name for name, layer in linear.items() if layer.out_features == num_classes}
+    """The last linear layer, and that of each auxiliary head: hidden ones may be as wide."""
+    linear = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)]
+    of_auxiliary: dict[str, str] = {}
+    for name in linear:
+        if name.startswith("auxiliary."):
+            of_auxiliary[name.split(".")[1]] = name
+    return {*of_auxiliary.values(), *linear[-1:]}
 
 
 def _describe(tensor: Tensor) -> str:
