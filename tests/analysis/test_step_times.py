@@ -26,6 +26,7 @@ def printed(renderable):
 def test_operations_are_six_for_each_multiply_accumulate():
     assert TIMES.images_per_second == 2000
     assert operations_per_second(TIMES, macs=1_000_000) == 2 * 3 * 1_000_000 * 2000
+    assert operations_per_second(TIMES, macs=1_000_000, passes=1) == 2 * 1_000_000 * 2000
 
 
 def test_the_table_has_each_part_its_share_and_the_whole_step():

@@ -76,13 +76,14 @@ def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / min(seconds)
 
 
-def operations_per_second(times: StepTimes, macs: int) -> float:
-    """Of a training step: two for each multiply-accumulate, forward and twice backward.
+def operations_per_second(times: StepTimes, macs: int, passes: int = TRAINING_PASSES) -> float:
+    """Of a training step: two for each multiply-accumulate.
 
     Args:
         macs: of one image's forward pass.
+        passes: forward passes that a step takes as many of as; a backward pass is two.
     """
-    return 2 * TRAINING_PASSES * macs * times.images_per_second
+    return 2 * passes * macs * times.images_per_second
 
 
 def show_step_times(
