@@ -54,7 +54,7 @@ SUMMARY = (
     "bn_refresh_macs",  # of the same, over all devices
     "parameters",
     "macs",  # of one image at the resolution of evaluation
-    "train_macs",  # spent on training: 3 x the forward pass's x images, forward and backward; 1 x of a linear probe
+    "train_macs",  # spent on training: 3 x the forward pass's x images, of a linear probe 1 x
     "cpu_seconds",  # of all ranks on training and compiling, without validation, test and loader workers
     "peak_memory_bytes",
     "best_epoch",  # from 0, as in metrics.csv
