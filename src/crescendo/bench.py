@@ -205,7 +205,7 @@ def bench_training(
         experiment.plan.net,
         stage.resolution,
         times,
-        operations_per_second(times, experiment.plan.macs_at[stage.resolution]),
+        operations_per_second(times, experiment.plan.macs_at[stage.resolution], experiment.plan.passes),
         measure_peak(device, torch.bfloat16 if precision.startswith("bf16") else torch.float32),
         precision,
         describe_device(device),
@@ -243,6 +243,7 @@ def measure(config: DictConfig, experiment: Experiment, steps: int) -> StepTimes
             f"Give a smaller data.batch_size than {config.data.batch_size}, or more images."
         )
     classifier = experiment.classifier
+    classifier.finetuning = classifier.finetuning.of_last_epochs
     if config.compile:
         compile_net(classifier.net, 1, config.compile)
     clock = Clock(count)

@@ -4,7 +4,7 @@ Layer-wise decay of the learning rate: ELECTRA (Clark et al. 2020, arXiv:2003.10
 al. 2021, arXiv:2106.08254). The head alone first: LP-FT (Kumar et al. 2022, arXiv:2202.10054).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -16,7 +16,7 @@ from crescendo.models.parts import Part, dropout_of_head, find_head, parts
 from crescendo.optim import Rates
 
 SAYS_NOTHING: dict[str, tuple[str, ...]] = {  # settings beside a method
-    "none": ("layer_decay", "head_lr_factor", "head_epochs", "freeze_bn", "freeze_affine"),
+    "none": ("head", "layer_decay", "head_lr_factor", "head_epochs", "freeze_bn", "freeze_affine"),
     "head": ("layer_decay", "head_epochs"),
     "all": (),
 }
@@ -69,6 +69,11 @@ class Finetuning:
         """Whether the weights are taken without their head, as far as the classes are not known."""
         return self.is_on and self.head != "keep"
 
+    @property
+    def of_last_epochs(self) -> "Finetuning":
+        """What is left of it when all layers are trained: the dearest steps, which are measured."""
+        return replace(self, head_epochs=0)
+
     def trains_head_alone(self, epoch: int) -> bool:
         """In `epoch`, from 0."""
         return self.method == "head" or (self.method == "all" and epoch < self.head_epochs)
@@ -77,14 +82,17 @@ class Finetuning:
         """Mark what is never trained: no gradient is computed for it, and no optimizer holds it.
 
         Raises:
-            UserError: the net has no head to train.
+            UserError: the net has no head to train, or no batch norm to freeze.
         """
         if not self.is_on:
             return
         head = find_head(net)
+        name = getattr(net, "name", "") or type(net).__name__
         if head is None:
-            name = getattr(net, "name", "") or type(net).__name__
             raise UserError(f"{name} has no linear layer that could be its head: finetuning=none.")
+        for setting in ("freeze_bn", "freeze_affine"):
+            if getattr(self, setting) and not _norms(net):
+                raise UserError(f"finetuning.{setting}=true: {name} has no batch norm, so leave it out.")
         if self.method == "head":
             net.requires_grad_(False)
             head.requires_grad_(True)
@@ -109,7 +117,7 @@ class Finetuning:
 
     def train_mode(self, net: nn.Module) -> None:
         """Put a net into the mode of the training, in its last epochs if they differ."""
-        self.hold(net.train(), self.head_epochs)
+        self.of_last_epochs.hold(net.train(), 0)
 
     def rates(self, net: nn.Module) -> Rates | None:
         """Each part's parameters with their share of optimizer.lr, from the head to the images.

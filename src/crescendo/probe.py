@@ -117,12 +117,13 @@ def probe(
         settings: of the trainer.
         callbacks: the training's; those that record, show or end it are left out.
         around_validation: the training's for the data that are validated here.
-        classifier: is trained.
+        classifier: is trained, all of its layers where fine-tuning begins with the head alone.
 
     Returns:
         What rank 0 measured, on every rank; and the processes of the other ranks, which are left waiting.
     """
     rehearsal = Rehearsal.of(curriculum)
+    classifier.finetuning = classifier.finetuning.of_last_epochs
     data = data.under(rehearsal)
     around = around_validation(data)
     refresh = next((callback for callback in around if isinstance(callback, StatisticsRefresh)), None)

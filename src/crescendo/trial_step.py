@@ -41,6 +41,7 @@ def _two_steps(
     try:
         taken = torch.empty(held, dtype=torch.uint8, device=device)
         classifier = cast(ImageClassifier, precision.convert_module(classifier).to(device)).train()
+        classifier.finetuning = classifier.finetuning.of_last_epochs
         classifier.enter(stage)
         optimizer = classifier.make_optimizer()
         labels = torch.zeros(shape[0], dtype=torch.long, device=device)
