@@ -92,6 +92,8 @@ class StatisticsRefresh(L.Callback):
         assert isinstance(pl_module, ImageClassifier)
         resized = pl_module.stage.resolution != self.data.curriculum.evaluation_resolution
         is_due = (resized or self.when == "always") and not trainer.sanity_checking
+        if pl_module.finetuning.trains_head_alone(trainer.current_epoch):
+            is_due = False  # the head is trained on the statistics of the weights that it starts from
         if batch_idx > 0:
             return
         self._cost = {"seconds": 0.0, "macs": 0}

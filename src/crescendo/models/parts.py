@@ -28,8 +28,8 @@ def parts(net: nn.Module) -> list[Part]:
 
     Each of its stages is a part; so is what it has beside them: a stem, a last convolution, hidden layers in
     front of the head, in LeNet-5 each layer. The head, its last linear layer, is the last part; auxiliary
-    heads, which read earlier stages and start as fresh as it does, belong to it. Every parameter is in one
-    part, and each part has some.
+    heads, which read earlier stages and end in layers as fresh as it is, belong to it. Every parameter is in
+    one part, and each part has some.
     """
     head = find_head(net)
     of_head = list(head.parameters()) if head is not None else []
