@@ -1,8 +1,11 @@
 """What fine-tuning trains, at which rates, and that all else stays as it was, bit by bit."""
 
 import csv
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 from commands import crescendo, only_run, train
@@ -11,17 +14,24 @@ from test_resume import killed
 from torch import nn
 from whole_runs import assert_same_end
 
+from crescendo import batch_norm
 from crescendo.analysis.memory import estimate_step_memory
+from crescendo.bench import measure
 from crescendo.classifier import ImageClassifier
 from crescendo.config import validate
 from crescendo.curriculum.schedule import Stage
 from crescendo.data.datamodule import Batch
+from crescendo.devices import trainer_settings
 from crescendo.errors import UserError
 from crescendo.experiment import prepare
 from crescendo.finetuning import Finetuning
 from crescendo.models import create_model
 from crescendo.optim import Constant, make_optimizer
 from crescendo.planning import plan_training
+from crescendo.probe import probe
+from crescendo.starting_weights import follow_weights
+from crescendo.trial_step import step_passes
+from crescendo.validation import StatisticsRefresh
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)
 
@@ -159,11 +169,54 @@ def test_a_probe_leaves_all_but_the_head_and_keeps_its_dropout(monkeypatch):
 
 
 def test_auxiliary_heads_run_on_in_the_epochs_of_the_head(monkeypatch):
-    """So that every step has the same graph, which DDP and torch.compile count on."""
+    """Every step has the same graph, which DDP and torch.compile count on; no head is fresh at the end."""
     batches = Batches("googlenet", monkeypatch, method="all", head_epochs=1)
-    assert batches.changed(0, side=96) == {"head.1.weight", "head.1.bias"}
-    assert all(each.grad is None for each in batches.classifier.net.auxiliary.parameters())
-    assert any("auxiliary" in name for name in batches.changed(1, side=96))
+    auxiliary = {f"auxiliary.{name}" for name, _ in batches.classifier.net.auxiliary.named_parameters()}
+    assert batches.changed(0, side=96) == {"head.1.weight", "head.1.bias", *auxiliary}
+    assert "stem.0.0.weight" in batches.changed(1, side=96)
+
+
+def test_what_is_measured_are_steps_that_train_all_layers(configuration, tmp_path, monkeypatch):
+    """A plan's, a benchmark's and a trial's, though the training begins with its head."""
+    path, seen = tmp_path / "weights.pth", []
+    torch.save(create_model("resnet20", num_classes=4, width=4).state_dict(), path)
+    small = (*START, "finetuning=head_first", f"weights={path}", "trainer.max_epochs=8", "bn_refresh=0",
+             "trainer.log_every_n_steps=1")  # fmt: skip
+    hold = Finetuning.hold
+    monkeypatch.setattr(
+        Finetuning, "hold", lambda self, net, epoch: (hold(self, net, epoch), seen.append(net.stem.training))
+    )
+    config = configuration(*small)
+    experiment = prepare(config)
+    settings = trainer_settings(config.trainer)
+    probe(settings, [], lambda _: [], experiment.classifier, experiment.data, experiment.curriculum)
+    assert set(seen) == {True}
+    seen.clear()
+    measure(config, prepare(config), 1)
+    assert set(seen) == {True}
+    seen.clear()
+    classifier = prepare(config).classifier
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
+    assert step_passes(trainer, classifier, Stage(0, 0, 8, 16, {}), 4, 3, held=1)
+    assert seen[-1]
+
+
+def test_no_statistics_are_taken_anew_in_the_epochs_of_the_head(monkeypatch):
+    classifier = Batches("resnet20", monkeypatch, method="all", head_epochs=2).classifier
+    taken = []
+    monkeypatch.setattr(batch_norm, "refresh", lambda *_: taken.append(trainer.current_epoch) or 0)
+    data = SimpleNamespace(
+        curriculum=SimpleNamespace(evaluation_resolution=32), training_as_evaluated=lambda *_: []
+    )
+    refresh = StatisticsRefresh(data, {}, 1, "always", 1)
+    trainer = SimpleNamespace(
+        sanity_checking=False,
+        world_size=1,
+        precision_plugin=SimpleNamespace(val_step_context=nullcontext),
+    )
+    for trainer.current_epoch in (0, 1, 2):
+        refresh.on_validation_batch_start(trainer, classifier, None, 0)
+    assert taken == [2]
 
 
 def validated(config):
@@ -177,6 +230,11 @@ def validated(config):
     [
         (["finetuning=all_layers"], "finetuning starts from weights: add weights="),
         (["finetuning.layer_decay=0.5"], r"finetuning\.layer_decay=0\.5.*method=none.*all_layers"),
+        (["finetuning.head=fresh"], r"finetuning\.head=fresh.*method=none.*all_layers"),
+        (
+            ["finetuning=all_layers", "model=lenet5_modern", "finetuning.freeze_bn=true", "weights={lenet}"],
+            r"finetuning\.freeze_bn=true: lenet5_modern has no batch norm",
+        ),
         (["finetuning=linear_probe", "finetuning.layer_decay=0.5"], "the head and nothing in front of it"),
         (["finetuning=layer_decay", "finetuning.layer_decay=1.5"], "should be less than or equal to 1"),
         (["finetuning=layer_decay", "finetuning.layer_decay=0"], "should be greater than 0"),
@@ -195,10 +253,37 @@ def validated(config):
 def test_what_cannot_be_is_refused_by_name(overrides, message, configuration, tmp_path):
     path = tmp_path / "resnet20.pth"
     torch.save(create_model("resnet20", num_classes=3, in_channels=1).state_dict(), path)
+    lenet = tmp_path / "lenet.pth"
+    torch.save(create_model("lenet5_modern", num_classes=3, in_channels=1).state_dict(), lenet)
+    overrides = [each.format(lenet=lenet) for each in overrides]
     without = any(word in message for word in ("starts from", "method=none"))
     config = configuration(*([] if without else [f"weights={path}"]), *overrides)
     with pytest.raises(UserError, match=message):
         validated(config)
+
+
+def test_a_knob_that_a_probe_never_runs_is_no_knob_that_the_net_lacks(configuration, tmp_path):
+    path = tmp_path / "b0.pth"
+    small = ("model=efficientnet_b0", "model.width=0.25", "model.depth=0.2", "curriculum.resolution.start=32")
+    net = create_model("efficientnet_b0", num_classes=3, width=0.25, depth=0.2)
+    torch.save(net.state_dict(), path)
+    typed = [*small, "data.in_channels=3", "data.mean=[0.5,0.5,0.5]", "data.std=[0.5,0.5,0.5]",
+             f"weights={path}", "finetuning=linear_probe", "regularization.drop_path=0.2"]  # fmt: skip
+    config = configuration(*typed)
+    with pytest.raises(UserError, match="efficientnet_b0 has no drop path in what is trained"):
+        prepare(config, typed)
+
+
+def test_a_run_of_a_scaled_net_says_the_scaling(configuration, tmp_path):
+    scaled = ("scaling=compound", "scaling.phi=2")
+    OmegaConf.save(configuration(*START, *scaled), tmp_path / "config.yaml", resolve=True)
+    typed = [*START, "bn_refresh=0", "finetuning=all_layers", f"weights={tmp_path}"]
+    message = (
+        r"add scaling=compound scaling\.phi=2 scaling\.alpha=1\.2 scaling\.beta=1\.1 scaling\.gamma=1\.15"
+    )
+    with pytest.raises(UserError, match=message):
+        follow_weights(configuration(*typed), typed)
+    follow_weights(configuration(*typed, *scaled), [*typed, *scaled])
 
 
 START = (
@@ -289,7 +374,7 @@ def test_a_run_killed_in_the_epochs_of_the_head_goes_on_and_then_trains_all(star
     old, inside = net_of(start), net_of(run, "last")
     same = {name for name in old if "head" not in name and torch.equal(old[name], inside[name])}
     assert same == {name for name in old if "head" not in name}
-    resumed = train(f"resume={run}", cwd=tmp_path / "killed")
+    resumed = train("resume=auto", *given, cwd=tmp_path / "killed")
     assert resumed.returncode == 0, resumed.stderr
     assert "from here on all layers are" in " ".join(resumed.stdout.split())
     end = net_of(run, "last")

@@ -69,7 +69,8 @@ def prepare(
     regularization = Regularization(**plain_values(config.regularization))
     finetuning = classifier.finetuning
     not_applied = regularization.not_applied(classifier.net, finetuning.idle_layers(classifier.net))
-    _refuse_knobs_without_owner(not_applied, classifier.net.name, overrides)
+    where = " in what is trained" if finetuning.method == "head" else ""
+    _refuse_knobs_without_owner(not_applied, classifier.net.name, where, overrides)
     warmup_epochs = getattr(classifier.schedule, "warmup_epochs", 0)
     if warmup_epochs > config.trainer.max_epochs:
         raise UserError(
@@ -273,13 +274,14 @@ def build_data(config: DictConfig, curriculum: Curriculum) -> tuple[ImageData, l
     return data, [str(name) for name in names]
 
 
-def _refuse_knobs_without_owner(knobs: Sequence[str], net: str, overrides: Sequence[str]) -> None:
+def _refuse_knobs_without_owner(knobs: Sequence[str], net: str, where: str, overrides: Sequence[str]) -> None:
     """A knob that was typed and that the net has no layer for is a mistake, not a warning."""
     typed = typed_settings(overrides)
     for knob in knobs:
         if any(name.startswith(f"regularization.{knob}") for name in typed):
             raise UserError(
-                f"regularization.{knob} was given, but {net} has no {knob.replace('_', ' ')}: leave it out."
+                f"regularization.{knob} was given, but {net} has no {knob.replace('_', ' ')}{where}: "
+                f"leave it out."
             )
 
 

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from crescendo.config import typed_settings
 from crescendo.errors import UserError
 from crescendo.models.layers import Net
 from crescendo.models.weights import ENUM, LoadedWeights, load_weights, torchvision_normalisation
 from crescendo.runs import best_checkpoint, read_config
+from crescendo.scaling.coefficients import AXES, Scaling
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,12 @@ def _check_net(config: DictConfig, theirs: DictConfig, run: Path) -> None:
     ]
     if differing:
         raise UserError(f"weights={run} is a run of another {_name(config)}: add {' '.join(differing)}")
+    ours, their_scaling = _scaling(config), _scaling(theirs)
+    if (ours.factors.depth, ours.factors.width) != (their_scaling.factors.depth, their_scaling.factors.width):
+        raise UserError(
+            f"weights={run} is a run of {_name(config)} as deep and wide as its scaling made it: add "
+            f"{' '.join(_overrides(their_scaling))}"
+        )
     channels = theirs.data.in_channels
     if channels != config.data.in_channels:
         mean, std = (",".join(f"{value:g}" for value in theirs.data[key]) for key in ("mean", "std"))
@@ -95,6 +102,21 @@ def _check_net(config: DictConfig, theirs: DictConfig, run: Path) -> None:
             f"weights={run} is a run on {channels} channels, data.in_channels={config.data.in_channels}: add "
             f"data.in_channels={channels} data.mean=[{mean}] data.std=[{std}]"
         )
+
+
+def _scaling(config: DictConfig) -> Scaling:
+    """None in the configuration of a run from before there was one."""
+    values: Any = OmegaConf.to_container(config.scaling, resolve=True) if "scaling" in config else {}
+    return Scaling(**values)
+
+
+def _overrides(scaling: Scaling) -> list[str]:
+    used = [name for name, axis in AXES.items() if scaling.method in (axis, "compound")]
+    numbers = ["phi", *used] if scaling.method != "none" else []
+    return [
+        f"scaling={scaling.method}",
+        *(f"scaling.{name}={getattr(scaling, name):g}" for name in numbers),
+    ]
 
 
 def _name(config: DictConfig) -> Any:
