@@ -2,8 +2,10 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
+import torch
 from commands import REPOSITORY, TINY, command, only_run, train
 from omegaconf import OmegaConf
 
@@ -11,6 +13,7 @@ from crescendo import batch_size
 from crescendo.curriculum.schedule import Curriculum
 from crescendo.devices import trainer_settings
 from crescendo.errors import UserError
+from crescendo.experiment import prepare
 from crescendo.planning import plan_training, preview_training
 
 FOUND = (
@@ -116,6 +119,16 @@ def test_the_highest_resolution_may_be_one_that_is_not_drawn_yet():
     drawn = Curriculum(epochs=3, stages=3, resolution={"start": 8, "end": 512}, multiple_of=8, order="random")
     assert max(stage.resolution for stage in drawn.plan) < 512
     assert batch_size.highest_stage(drawn).resolution == 512
+
+
+@pytest.mark.parametrize(("precision", "clip", "fused"), [("16-mixed", 1.0, False), ("16-mixed", None, None)])
+def test_a_step_that_cannot_be_fused_is_not_estimated_as_one(configuration, precision, clip, fused):
+    config = configuration(*FOUND)
+    experiment = prepare(config)
+    strategy = SimpleNamespace(root_device=torch.device("cuda"))
+    trainer = SimpleNamespace(precision=precision, gradient_clip_val=clip, strategy=strategy)
+    shapes = batch_size._shapes(trainer, config, experiment, experiment.curriculum.plan[-1])
+    assert shapes.optimizer([torch.zeros(1)]).defaults["fused"] is fused
 
 
 def test_lightning_is_not_given_the_setting(configuration):

@@ -7,6 +7,7 @@ takes the machine down with it. A GPU only refuses, so there a real step has to 
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from subprocess import Popen
 from typing import Literal, cast
 
@@ -29,6 +30,7 @@ from crescendo.curriculum.schedule import Curriculum, Stage
 from crescendo.devices import trainer_settings
 from crescendo.errors import UserError
 from crescendo.experiment import Experiment
+from crescendo.optim import fusing_fits, is_undecided
 from crescendo.targets import build, build_partial
 from crescendo.trial_step import step_passes
 
@@ -217,13 +219,18 @@ def _shapes(trainer: L.Trainer, config: DictConfig, experiment: Experiment, stag
     with open_dict(optimizer):
         if optimizer.get("fused"):  # none runs without a device
             del optimizer["fused"]  # where nothing is said, it is estimated as fused
+    factory = build_partial(optimizer, "optimizer")
+    if is_undecided(factory) and not fusing_fits(
+        trainer.precision, clips=trainer.gradient_clip_val is not None
+    ):
+        factory = partial(factory, fused=False)
     callbacks = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
     loading = 2 * config.data.num_workers if device.type == "cpu" else 1  # ahead: torch's prefetch_factor
     mixing = ("mixup", "cutmix", "random_erasing")
     finetuning = experiment.classifier.finetuning
     return StepShapes(
         experiment.classifier.net,
-        build_partial(optimizer, "optimizer"),
+        factory,
         stage.resolution,
         config.data.in_channels,
         device,

@@ -25,7 +25,7 @@ from crescendo.finetuning import Finetuning
 from crescendo.freezing import frozen_parameters
 from crescendo.models.layers import Net, WithAuxiliary
 from crescendo.nonfinite import Window
-from crescendo.optim import OptimizerFactory, Schedule, make_optimizer
+from crescendo.optim import OptimizerFactory, Schedule, fusing_fits, make_optimizer
 from crescendo.randomness import seed_of
 from crescendo.regularization import apply_to_net
 
@@ -223,14 +223,11 @@ class ImageClassifier(L.LightningModule):
         return self(batch.images).softmax(1)
 
     def make_optimizer(self) -> Optimizer:
-        """A fresh optimizer of the net's parameters.
-
-        A fused one undoes the scale of 16-mixed within its step, which is too late for clipping.
-        """
+        """A fresh optimizer of the net's parameters."""
         trainer = self._trainer
-        clipped = trainer is not None and trainer.gradient_clip_val is not None
-        scaled = trainer is not None and trainer.precision == "16-mixed"
-        may_fuse = not (scaled and clipped)
+        may_fuse = trainer is None or fusing_fits(
+            trainer.precision, clips=trainer.gradient_clip_val is not None
+        )
         return make_optimizer(
             self.optimizer_factory, self.net, rates=self.finetuning.rates(self.net), may_fuse=may_fuse
         )

@@ -41,6 +41,17 @@ def parameter_groups(net: nn.Module, rates: Rates | None = None) -> list[dict[st
     return [group for group in groups if group["params"]]
 
 
+def fusing_fits(precision: str, *, clips: bool) -> bool:
+    """Whether a training can take fused steps, which undo the scale of 16-mixed too late for clipping."""
+    return not (clips and precision == "16-mixed")
+
+
+def is_undecided(factory: OptimizerFactory) -> bool:
+    """Whether its optimizer can be fused, and nobody has said if it is to be."""
+    fused = signature(factory).parameters.get("fused")
+    return fused is not None and fused.default is None
+
+
 def make_optimizer(
     factory: OptimizerFactory, net: nn.Module, *, rates: Rates | None = None, may_fuse: bool = True
 ) -> Optimizer:
@@ -50,9 +61,7 @@ def make_optimizer(
     A fused step is one pass over the weights, in a few kernels. A `fused` that the factory was given stays.
     Elsewhere torch chooses: on a CPU it takes weights one by one, bit for bit as ever.
     """
-    fused = signature(factory).parameters.get("fused")
-    undecided = fused is not None and fused.default is None
-    if may_fuse and undecided and all(parameter.is_cuda for parameter in net.parameters()):
+    if may_fuse and is_undecided(factory) and all(parameter.is_cuda for parameter in net.parameters()):
         optimizer = factory(parameter_groups(net, rates), fused=True)
     else:
         optimizer = factory(parameter_groups(net, rates))

@@ -82,6 +82,14 @@ def test_the_plan_as_shown():
     assert "mixup" not in text
 
 
+@pytest.mark.parametrize(("warmup_epochs", "rises"), [(1.5, False), (2, True)])
+def test_a_warm_up_that_takes_the_whole_training_is_told(warmup_epochs, rises):
+    made = plan(Curriculum(2, 32), Cosine(warmup_epochs))
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(show_plan(made))
+    assert ("the learning rate rises to the end" in console.export_text()) is rises
+
+
 def test_the_plan_shows_what_scaled_it():
     made = replace(plan(Curriculum(2, 37)), scaling=Scaling("compound", 1, 1.2, 1.1, 1.15))
     console = Console(width=160, record=True, file=io.StringIO())

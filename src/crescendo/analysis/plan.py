@@ -52,6 +52,7 @@ class Plan:
         passes: forward passes that a training step takes as many multiply-accumulates as.
         parts: of a net that is fine-tuned, from its head to the images.
         head_epochs: that train the head alone before all layers are trained.
+        only_warms_up: the learning rate still rises at the end.
     """
 
     net: str
@@ -73,6 +74,7 @@ class Plan:
     passes: int = TRAINING_PASSES
     parts: tuple[TrainedPart, ...] = ()
     head_epochs: int = 0
+    only_warms_up: bool = False
 
     @property
     def macs_at(self) -> dict[int, int]:
@@ -149,6 +151,7 @@ def make_plan(
         passes=passes,
         parts=parts,
         head_epochs=head_epochs,
+        only_warms_up=getattr(schedule, "warmup_epochs", 0) >= curriculum.epochs,
     )
 
 
@@ -244,6 +247,8 @@ def show_plan(
     lines += plan.not_applied_lines
     if plan.head_epochs:
         lines.append(f"the first {plan.head_epochs} epochs train the head alone")
+    if plan.only_warms_up:
+        lines.append("the learning rate rises to the end: lr_schedule.warmup_epochs takes the whole training")
     tables = [_show_parts(plan)] if plan.parts else []
     tables += [_show_speeds(plan, speeds)] if speeds else []
     return Group(table, *(Text(line) for line in lines), *tables)
