@@ -29,12 +29,9 @@ def test_the_head_is_the_last_layer_that_computes(name):
     channels = next(parameter for parameter in net.parameters() if parameter.ndim == 4).shape[1]
     side = net.max_resolution or max(net.min_resolution, 64)
     net(torch.empty(1, channels, side, side, device="meta"))
-    expected = [*order[-1].parameters()]
     norms = [module for module in order if isinstance(module, nn.BatchNorm2d)]
-    expected += [parameter for norm in norms for parameter in norm.parameters()]
-    trained = {
-        name for name, parameter in net.named_parameters() if any(parameter is each for each in expected)
-    }
+    expected = {id(parameter) for module in (order[-1], *norms) for parameter in module.parameters()}
+    trained = {name for name, parameter in net.named_parameters() if id(parameter) in expected}
     assert {each for each in trained_names(net) if ".auxiliary" not in f".{each}"} == trained
 
 
