@@ -1,7 +1,10 @@
+import traceback
+
 import numpy as np
 import pytest
+import torch
 
-from crescendo.randomness import permutation, seed_of, uniform
+from crescendo.randomness import permutation, seed_device, seed_of, uniform
 
 INDICES = np.arange(4000)
 
@@ -88,3 +91,12 @@ def test_seeds_are_distinct_and_in_the_range_that_torch_takes():
     assert max(seeds) > 2**62
     assert seed_of(1, 23) != seed_of(12, 3)
     assert seed_of(1, 2, 3, 4) == seed_of(1, 2, 3, 4)
+
+
+def test_a_device_draws_as_torch_seeds_it(monkeypatch):
+    """Nor is a seed kept for devices that are not there, for which torch writes down the stack."""
+    torch.manual_seed(5)
+    expected = torch.rand(8)
+    monkeypatch.setattr(traceback, "format_stack", lambda: pytest.fail("another device is told"))
+    seed_device(5, torch.device("cpu"))
+    assert torch.equal(torch.rand(8), expected)

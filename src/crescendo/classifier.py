@@ -26,7 +26,7 @@ from crescendo.freezing import frozen_parameters
 from crescendo.models.layers import Net, WithAuxiliary
 from crescendo.nonfinite import Window
 from crescendo.optim import OptimizerFactory, Schedule, fusing_fits, make_optimizer
-from crescendo.randomness import seed_of
+from crescendo.randomness import seed_device, seed_of
 from crescendo.regularization import apply_to_net
 
 
@@ -142,7 +142,7 @@ class ImageClassifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self._is_skipped(batch_idx):  # all ranks have gradients to exchange, and none of them counts
             return 0 * torch.stack([weights.sum() for weights in self.net.parameters()]).sum()
-        torch.manual_seed(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        seed_device(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank), self.device)
         images, targets = self.augment(batch)
         smoothing = self.stage.knobs.get("label_smoothing", 0.0)
 

@@ -8,6 +8,7 @@ from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, the increment of SplitMix64
 _MASK = 2**64 - 1
@@ -53,3 +54,14 @@ def seed_of(*address: int) -> int:
     """A seed for a generator, in 0 .. 2^63 - 1, from an address such as (seed, epoch, batch, rank)."""
     digest = blake2b(repr(address).encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seed what torch draws from on the host and on `device`, the current one of its kind.
+
+    torch.manual_seed would seed devices of every kind: each kind that is not in use keeps the seed for later,
+    with the stack of the call as text, which in every step costs more than a small net's forward pass.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from crescendo.classifier import ImageClassifier
 from crescendo.curriculum.schedule import Curriculum, Stage
 from crescendo.data import ImageData
 from crescendo.errors import UserError
-from crescendo.randomness import seed_of
+from crescendo.randomness import seed_device, seed_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +37,7 @@ def batches_as_seen(classifier: ImageClassifier, data: ImageData, count: int) ->
         sampler.set_epoch(stage.first_epoch)
         draws = next(iter(sampler))._replace(indices=first.indices, repeats=first.repeats)
         classifier.enter(stage)
-        torch.manual_seed(seed_of(classifier.seed, stage.first_epoch, 0, 0))
+        seed_device(seed_of(classifier.seed, stage.first_epoch, 0, 0), classifier.device)
         batch, faults = data.training.__getitems__(draws)
         data.faults.meet(faults)
         assert batch is not None
