@@ -69,7 +69,13 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, uninterrupted, override
 
 
 def test_single_precision_has_the_losses_of_the_cpu(tmp_path):
-    typed = (*ON_GPU, "trainer.precision=32-true", "trainer.log_every_n_steps=1", "optimizer.lr=0.01")
+    typed = (
+        *ON_GPU,
+        "trainer.precision=32-true",
+        "tf32=false",
+        "trainer.log_every_n_steps=1",
+        "optimizer.lr=0.01",
+    )
     ours = losses(ran(*typed, cwd=tmp_path / "ours"))
     theirs = losses(ran(*typed, "trainer.accelerator=cpu", cwd=tmp_path / "theirs"))
     assert len(ours) >= 8

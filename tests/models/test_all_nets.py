@@ -11,6 +11,8 @@ from hydra.utils import get_method
 from torch import nn
 
 from crescendo.analysis.costs import check_resolution, count_macs, count_parameters
+from crescendo.analysis.operators import OperatorMode
+from crescendo.analysis.profile import training_loss
 from crescendo.models import create_model, list_models
 from crescendo.models.layers import Net, published_drop_path, published_dropout, set_drop_path
 
@@ -169,6 +171,46 @@ def test_every_parameter_gets_a_gradient_that_is_not_zero(name):
     loss.backward()
     dead = [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
+
+
+# Operators that torch.use_deterministic_algorithms refuses on GPUs, of those that nets use.
+UNORDERED = {
+    "_adaptive_avg_pool2d_backward",
+    "adaptive_max_pool2d_backward",
+    "fractional_max_pool2d_backward",
+    "grid_sampler_2d_backward",
+    "nll_loss2d_backward",
+    "reflection_pad2d_backward",
+    "upsample_bicubic2d_backward",
+    "upsample_bilinear2d_backward",
+}
+
+
+DEEPER = ["alexnet", "vgg11_bn", "googlenet", "googlenet_bn", "resnet50", "se_resnet50", "efficientnet_b0"]
+
+
+class Names(OperatorMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def call(self, func, args, kwargs):
+        self.seen.add(func._overloadpacket.__name__)
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", [*SHALLOW, *DEEPER])
+def test_a_training_step_is_deterministic_on_gpus(name):
+    """Also at a size that pools do not divide."""
+    row = GOLDEN[name]
+    with torch.device("meta"):
+        net = create_model(name, row.num_classes, row.in_channels)
+        x = torch.empty(2, row.in_channels, *(2 * [32 if name == "lenet5" else 101]))
+        labels = torch.zeros(2, dtype=torch.long)
+    with Names() as operators:
+        training_loss(net(x), labels).backward()
+    assert "convolution_backward" in operators.seen
+    assert not operators.seen & UNORDERED
 
 
 @pytest.mark.parametrize("name", SHALLOW)

@@ -6,6 +6,7 @@ from torch import nn
 
 from crescendo.errors import UserError
 from crescendo.models.layers import (
+    AdaptiveAveragePool,
     ConvNormActivation,
     Dropout,
     DropPath,
@@ -222,3 +223,15 @@ def test_conv_norm_activation_keeps_the_size_and_has_no_bias():
     assert [type(part).__name__ for part in layer] == ["Conv2d", "BatchNorm2d", "ReLU"]
     assert layer[0].bias is None
     assert len(ConvNormActivation(3, 8, activation=None)) == 2
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (10, 15), (1, 1), (3, 8), (7, 5), (13, 9)])
+def test_adaptive_pooling_has_torchs_windows(sizes):
+    images = torch.randn(2, 3, *sizes, dtype=torch.double)
+    ours, theirs = (images.clone().requires_grad_() for _ in range(2))
+    weights = torch.randn(2, 3, 5, 5, dtype=torch.double)
+    pooled, expected = AdaptiveAveragePool(5)(ours), nn.AdaptiveAvgPool2d(5)(theirs)
+    torch.testing.assert_close(pooled, expected)
+    for each in (pooled, expected):
+        (each * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)

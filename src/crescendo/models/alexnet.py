@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from crescendo.models.layers import Dropout, LocalResponseNorm, Net
+from crescendo.models.layers import AdaptiveAveragePool, Dropout, LocalResponseNorm, Net
 from crescendo.models.registry import register
 
 FAMILY = "AlexNet"
@@ -70,7 +70,7 @@ class AlexNet(Net):
         for layer in layers:
             self.stages.append(_stage(in_width, layer))
             in_width = layer.width
-        self.pool = nn.AdaptiveAvgPool2d(6)
+        self.pool = AdaptiveAveragePool(6)
         self.head = head
 
     def readers(self) -> list[nn.Module]:

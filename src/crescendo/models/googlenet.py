@@ -19,7 +19,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from crescendo.models.layers import Dropout, GlobalAveragePool, LocalResponseNorm, Net, WithAuxiliary
+from crescendo.models.layers import (
+    AdaptiveAveragePool,
+    Dropout,
+    GlobalAveragePool,
+    LocalResponseNorm,
+    Net,
+    WithAuxiliary,
+)
 from crescendo.models.registry import register
 
 FAMILY = "GoogLeNet"
@@ -186,7 +193,7 @@ def googlenet(num_classes: int = 1000, in_channels: int = 3) -> GoogLeNet:
         return LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
 
     def auxiliary(in_width: int) -> nn.Sequential:
-        pool = nn.Sequential(nn.AvgPool2d(5, stride=3), nn.AdaptiveAvgPool2d(4))
+        pool = nn.Sequential(nn.AvgPool2d(5, stride=3), AdaptiveAveragePool(4))
         return auxiliary_head(pool, convolution(in_width, 128, 1), num_classes)
 
     stem = nn.Sequential(

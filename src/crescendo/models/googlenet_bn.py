@@ -16,7 +16,7 @@ from collections.abc import Callable
 from torch import nn
 
 from crescendo.models.googlenet import GoogLeNet, Inception, Widths, auxiliary_head, max_pool
-from crescendo.models.layers import SqueezeExcite, initialize_he
+from crescendo.models.layers import AdaptiveAveragePool, SqueezeExcite, initialize_he
 from crescendo.models.registry import register
 
 FAMILY = "GoogLeNet"
@@ -47,7 +47,7 @@ def build(module: Callable[[int, Widths], nn.Module], num_classes: int, in_chann
     """Of 32 px the last maps have one pixel."""
 
     def auxiliary(in_width: int) -> nn.Sequential:
-        return auxiliary_head(nn.AdaptiveAvgPool2d(4), convolution(in_width, 128, 1), num_classes)
+        return auxiliary_head(AdaptiveAveragePool(4), convolution(in_width, 128, 1), num_classes)
 
     stem = nn.Sequential(
         convolution(in_channels, 64, 7, stride=2),

@@ -232,6 +232,33 @@ class GlobalAveragePool(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
 
+class AdaptiveAveragePool(nn.Module):
+    """The means of `side` x `side` windows that cover a map, [N, C, H, W] -> [N, C, side, side].
+
+    Its windows are those of nn.AdaptiveAvgPool2d, whose gradient torch has no deterministic algorithm for on
+    GPUs. A map of `side` pixels is returned as it is.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if height % self.side == 0 and width % self.side == 0:
+            windows = height // self.side, width // self.side
+            return x if windows == (1, 1) else F.avg_pool2d(x, windows)
+        rows = torch.stack([x[:, :, begin:end].mean(2) for begin, end in self._windows(height)], dim=2)
+        return torch.stack([rows[..., begin:end].mean(3) for begin, end in self._windows(width)], dim=3)
+
+    def _windows(self, size: int) -> list[tuple[int, int]]:
+        """Where each begins and ends; neighbours share a pixel where `side` does not divide the size."""
+        return [(i * size // self.side, -(-(i + 1) * size // self.side)) for i in range(self.side)]
+
+    def extra_repr(self) -> str:
+        return f"side={self.side}"
+
+
 class SqueezeExcite(nn.Module):
     """Gate each channel by all channels' means (Hu et al. 2018, arXiv:1709.01507, section 3).
 

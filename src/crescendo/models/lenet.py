@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crescendo.models.layers import Net
+from crescendo.models.layers import AdaptiveAveragePool, Net
 from crescendo.models.registry import register
 
 FAMILY = "LeNet"
@@ -227,7 +227,7 @@ class LeNet5Modern(Net):
         self.s2 = nn.AvgPool2d(2)
         self.c3 = nn.Conv2d(6, 16, 5)
         self.s4 = nn.AvgPool2d(2)
-        self.pool = nn.AdaptiveAvgPool2d(5)
+        self.pool = AdaptiveAveragePool(5)
         self.c5 = nn.Conv2d(16, 120, 5)
         self.f6 = nn.Linear(120, 84)
         self.output = nn.Linear(84, num_classes)

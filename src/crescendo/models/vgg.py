@@ -20,7 +20,14 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from crescendo.models.layers import Dropout, Net, initialize_he, scaled_depth, scaled_width
+from crescendo.models.layers import (
+    AdaptiveAveragePool,
+    Dropout,
+    Net,
+    initialize_he,
+    scaled_depth,
+    scaled_width,
+)
 from crescendo.models.registry import register
 
 FAMILY = "VGG"
@@ -74,7 +81,7 @@ class VGG(Net):
                 in_width = stage_width
             stage.append(nn.MaxPool2d(2))
             self.stages.append(stage)
-        self.pool = nn.AdaptiveAvgPool2d(7)
+        self.pool = AdaptiveAveragePool(7)
         hidden = scaled_width(HIDDEN, width)
         self.head = nn.Sequential(
             nn.Linear(in_width * 7 * 7, hidden),
