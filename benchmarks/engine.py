@@ -3,11 +3,13 @@
     python benchmarks/engine.py                # steps and memory: ResNet-20 and LeNet-5, batches of 128
     python benchmarks/engine.py --start        # seconds until the first step, over those of its imports
     python benchmarks/engine.py --lengths      # an epoch's seconds against its images, and against its pixels
+    python benchmarks/engine.py --gpu          # steps and memory on a GPU, in bfloat16 where it has that
 
 The three loops take the same steps of the same batches: the same loader (images made up, drawn by the
 curriculum's sampler), net, loss and optimizer. crescendo's has its curriculum, metrics.csv, progress bar,
-signals and checkpoints; Lightning's has nothing but a training_step. They are timed in turns, in one process,
-on --threads threads; given are medians over --rounds, and the ratio of each round's times.
+signals and checkpoints; Lightning's has nothing but a training_step. They go on side by side in one process,
+a few steps of one at a time, on --threads threads or on the GPU. Given are medians over --rounds, and the
+ratio of each round's times.
 """
 
 import argparse
@@ -28,12 +30,14 @@ import rich
 import torch
 from timing import describe_machine
 from torch import nn
+from turns import PassOn, in_turns
 
 from crescendo.analysis.memory import allocator_peak
 from crescendo.compilation import CompileClock
 from crescendo.composing import compose_config, find_config_directory
+from crescendo.devices import now, precision_of, set_up_kernels
 from crescendo.experiment import Experiment, prepare
-from crescendo.interruption import signals_noted
+from crescendo.interruption import Signals
 from crescendo.runs import Run
 from crescendo.stopwatch import Stopwatch
 from crescendo.training import build_trainer
@@ -46,22 +50,25 @@ FIXED = (
     "regularization=none",
     "curriculum=constant",
     "logger=csv",
-    "trainer=cpu",
 )
 
 
 class Setting(NamedTuple):
-    """What is trained, and the least of the bare loop's images per second that is asked for."""
+    """What is trained, for how many turns of how many steps on a CPU and on a GPU, which works off a queue
+    between two turns, and the least of the bare loop's images per second that is asked for.
+    """
 
     overrides: tuple[str, ...]
+    turns: int
     steps: int
+    gpu_steps: int
     least: float
 
 
 SETTINGS = {
-    "resnet20": Setting(("model=resnet20", "data.source.resolution=32"), 12, 0.98),
+    "resnet20": Setting(("model=resnet20",), 12, 1, 30, 0.98),
     "lenet5": Setting(
-        ("model=lenet5", "data.in_channels=1", "data.mean=[0.5]", "data.std=[0.25]"), 150, 0.92
+        ("model=lenet5", "data.in_channels=1", "data.mean=[0.5]", "data.std=[0.25]"), 30, 5, 30, 0.92
     ),
 }
 BATCH_SIZE = 128
@@ -75,17 +82,21 @@ class Taken(NamedTuple):
 
 
 class Timer(L.Callback):
-    """From the end of the warm-up to that of the last step."""
+    """The time of all turns, each from what the device has done to what it has done, without the warm-up."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self._stopwatch = steps, Stopwatch()
+    def __init__(self, bench: "Bench", pass_on: PassOn) -> None:
+        self.bench, self._pass_on, self._stopwatch = bench, pass_on, Stopwatch()
 
     def step(self, number: int) -> None:
         """So many steps are over."""
-        if number == WARM_UP:
+        turn, begun = divmod(number - WARM_UP, self.bench.steps_a_turn)
+        if turn < 0 or begun:
+            return
+        now(self.bench.device)
+        self._stopwatch.hold()
+        if number < self.bench.steps:
+            self._pass_on()
             self._stopwatch.go()
-        elif number == self.steps:
-            self._stopwatch.hold()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -113,14 +124,18 @@ class Minimal(L.LightningModule):
 
 
 class Bench:
-    """The three loops of a setting, each over `steps` steps."""
+    """The three loops of a setting, each over `turns` of so many steps and those of the warm-up."""
 
-    def __init__(self, setting: Setting, steps: int) -> None:
-        self.steps = steps
+    def __init__(
+        self, overrides: Sequence[str], device: torch.device, *, turns: int, steps_a_turn: int
+    ) -> None:
+        self.device, self.steps_a_turn = device, steps_a_turn
+        self.steps = steps = WARM_UP + turns * steps_a_turn
         samples = 2 * BATCH_SIZE * steps  # the source's share to train on is larger than half
         self.typed = (
             *FIXED,
-            *setting.overrides,
+            *overrides,
+            *(("trainer=gpu", "data.num_workers=4") if device.type == "cuda" else ("trainer=cpu",)),
             f"data.batch_size={BATCH_SIZE}",
             f"data.source.samples={samples}",
             "trainer.max_epochs=1",
@@ -128,20 +143,24 @@ class Bench:
             "trainer.limit_val_batches=0",
         )
         self.config = compose_config(self.typed, find_config_directory())
-        self.loops: dict[str, Callable[[], Taken]] = {
+        self.precision = precision_of(self.config.trainer)
+        self.loops: dict[str, Callable[[PassOn], Taken]] = {
             "bare loop": self.bare,
             "Lightning alone": self.lightning,
             "crescendo": self.crescendo,
         }
 
-    def bare(self) -> Taken:
+    def bare(self, pass_on: PassOn) -> Taken:
         experiment = prepare(self.config)
-        classifier, loader = experiment.classifier, experiment.data.train_dataloader()
+        experiment.data.trainer = self._trainer()  # the loader asks it for its device
+        classifier, loader = experiment.classifier.to(self.device), experiment.data.train_dataloader()
         net = classifier.net.train()
         optimizer = classifier.make_optimizer()
-        timer = Timer(self.steps)
+        timer = Timer(self, pass_on)
+        in_bfloat16 = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
         for number, batch in enumerate(loader, start=1):
-            loss = nn.functional.cross_entropy(net(classifier.normalise(batch.images)), batch.labels)
+            with in_bfloat16:
+                loss = nn.functional.cross_entropy(net(classifier.normalise(batch.images)), batch.labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -150,35 +169,40 @@ class Bench:
                 break
         return timer.taken
 
-    def lightning(self) -> Taken:
+    def lightning(self, pass_on: PassOn) -> Taken:
         experiment = prepare(self.config)
-        timer = Timer(self.steps)
-        trainer = L.Trainer(
-            accelerator="cpu",
+        timer = Timer(self, pass_on)
+        trainer = self._trainer(timer)
+        trainer.fit(Minimal(experiment), experiment.data)
+        return timer.taken
+
+    def crescendo(self, pass_on: PassOn) -> Taken:
+        experiment = prepare(self.config)
+        timer = Timer(self, pass_on)
+        signals = Signals(self.config.stop_seconds)
+        with tempfile.TemporaryDirectory() as place:
+            trainer = build_trainer(self.config, Run(Path(place)), experiment, signals, CompileClock())
+            trainer.callbacks.append(timer)
+            trainer.fit(experiment.classifier, experiment.data)
+        return timer.taken
+
+    def _trainer(self, *callbacks: L.Callback) -> L.Trainer:
+        """Lightning's, with nothing that it can do without."""
+        return L.Trainer(
+            accelerator=self.device.type,
+            devices=1,
+            precision=self.precision,  # type: ignore[arg-type]  # a str to us
+            benchmark=self.device.type == "cuda",
             max_epochs=1,
             limit_train_batches=self.steps,
             limit_val_batches=0,
             logger=False,
-            callbacks=[timer],
+            callbacks=list(callbacks),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.fit(Minimal(experiment), experiment.data)
-        return timer.taken
-
-    def crescendo(self) -> Taken:
-        experiment = prepare(self.config)
-        timer = Timer(self.steps)
-        with (
-            tempfile.TemporaryDirectory() as place,
-            signals_noted(self.config.stop_seconds) as signals,
-        ):
-            trainer = build_trainer(self.config, Run(Path(place)), experiment, signals, CompileClock())
-            trainer.callbacks.append(timer)
-            trainer.fit(experiment.classifier, experiment.data)
-        return timer.taken
 
 
 def main() -> None:
@@ -188,38 +212,42 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--start", action="store_true", help="time the first step of python train.py")
     parser.add_argument("--lengths", action="store_true", help="time epochs of 1, 2 and 4 times the images")
+    parser.add_argument("--gpu", action="store_true", help="train on a GPU")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(
-        f"{describe_machine(torch.device('cpu'), arguments.threads)}; medians of {arguments.rounds} rounds\n"
-    )
+    device = torch.device("cuda" if arguments.gpu else "cpu")
+    set_up_kernels(tf32=True)
+    print(f"{describe_machine(device, arguments.threads)}; medians of {arguments.rounds} rounds\n")
     if arguments.start:
         print(starts(arguments.rounds))
     elif arguments.lengths:
-        print(lengths(arguments.rounds))
+        print(lengths(arguments.rounds, device))
     else:
         compared_with = ["images/s over bare", "over Lightning", "in CPU time: over bare", "over Lightning"]
         heading = ["net", "loop", "ms a step", *compared_with, "asked", "peak memory over bare"]
         print(f"| {' | '.join(heading)} |\n|{'---|' * len(heading)}")
         for name in arguments.nets:
             with seen_terminal():
-                rows = compared(name, SETTINGS[name], arguments.rounds)
+                rows = compared(name, SETTINGS[name], arguments.rounds, device)
             print(rows, flush=True)
 
 
-def compared(name: str, setting: Setting, rounds: int) -> str:
+def compared(name: str, setting: Setting, rounds: int, device: torch.device) -> str:
     """The rows of a net."""
-    timed = Bench(setting, WARM_UP + setting.steps)
-    taken: dict[str, list[Taken]] = {loop: [] for loop in timed.loops}
+    steps_a_turn = setting.gpu_steps if device.type == "cuda" else setting.steps
+    timed = Bench(setting.overrides, device, turns=setting.turns, steps_a_turn=steps_a_turn)
     names = list(timed.loops)
+    taken: dict[str, list[Taken]] = {loop: [] for loop in names}
     for number in range(rounds):
-        for loop in names if number % 2 == 0 else reversed(names):
-            gc.collect()
-            taken[loop].append(timed.loops[loop]())
-    few = Bench(setting, WARM_UP)
+        gc.collect()
+        order = names if number % 2 == 0 else names[::-1]
+        for loop, each in zip(order, in_turns([timed.loops[loop] for loop in order]), strict=True):
+            taken[loop].append(each)
+    few = Bench(setting.overrides, device, turns=1, steps_a_turn=1)
     peaks = {
-        loop: allocator_peak(lambda run=run: run(), torch.device("cpu")) for loop, run in few.loops.items()
-    }  # type: ignore[misc]
+        loop: allocator_peak(lambda run=run: in_turns([run]), device)  # type: ignore[misc]
+        for loop, run in few.loops.items()
+    }
     lines = []
     for loop, own in taken.items():
         cells = [
@@ -229,7 +257,7 @@ def compared(name: str, setting: Setting, rounds: int) -> str:
         ]
         asked = f"{setting.least:.2f}, 0.97" if loop == "crescendo" else ""
         peak = peaks[loop] / peaks["bare loop"]
-        step = 1e3 * median(each.seconds for each in own) / setting.steps
+        step = 1e3 * median(each.seconds for each in own) / setting.turns / steps_a_turn
         lines.append(f"| {name} | {loop} | {step:.2f} | {' | '.join(cells)} | {asked} | {peak:.3f} |")
     return "\n".join(lines)
 
@@ -263,15 +291,18 @@ def starts(rounds: int) -> str:
     ]
     imports, steps = [], []
     with tempfile.TemporaryDirectory() as place:
-        told = _run(["-X", "importtime", *training, f"runs_dir={place}/told"]).stderr
+        told = Path(place) / "imports.txt"
+        _until_first_step(["-X", "importtime", *training], Path(place) / "told", told)
         names = [
-            line.rpartition("|")[2].strip() for line in told.splitlines() if line.startswith("import time:")
+            line.rpartition("|")[2].strip()
+            for line in told.read_text().splitlines()
+            if line.startswith("import time:")
         ]
         script = Path(place) / "imports.py"
         script.write_text(IMPORTS.format(names=names[1:]))
         for number in range(rounds):
             begin = time.perf_counter()
-            _run([str(script)])
+            subprocess.run([sys.executable, str(script)], check=True, capture_output=True)
             imports.append(time.perf_counter() - begin)
             steps.append(_until_first_step(training, Path(place) / str(number)))
     ratios = [step / alone for step, alone in zip(steps, imports, strict=True)]
@@ -289,48 +320,44 @@ for name in {names}:
 """
 
 
-def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True)
-
-
-def _until_first_step(training: list[str], runs: Path) -> float:
-    """Seconds until metrics.csv has the first step's row."""
-    begin = time.perf_counter()
+def _until_first_step(training: list[str], runs: Path, told: Path = Path(os.devnull)) -> float:
+    """Seconds until metrics.csv has the first step's row; `told` has what was printed so far, as errors."""
     command = [sys.executable, *training, f"runs_dir={runs}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with told.open("w") as errors:
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         while not any(path.read_text().count("\n") > 1 for path in runs.rglob("metrics.csv")):
             if process.poll() is not None:
                 raise RuntimeError(f"it ended without a step: {' '.join(command)}")
             time.sleep(0.005)
-        return time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        process.kill()
+        process.wait()
+    return seconds
 
 
-def lengths(rounds: int) -> str:
-    """Seconds of a training of 1, 2 and 4 times the steps, and of a step at 16 to 64 px."""
+def lengths(rounds: int, device: torch.device) -> str:
+    """Seconds of 1, 2 and 4 times the steps, side by side, and of a step at 16 to 64 px."""
     setting = SETTINGS["resnet20"]
-    benches = [Bench(setting, times * setting.steps) for times in (1, 2, 4)]
-    seconds = [[_seconds(bench.crescendo) for bench in benches] for _ in range(rounds)]
-    growth = [(four - two) / (two - one) for one, two, four in seconds]
-    lines = [
-        f"1, 2, 4 times {setting.steps * BATCH_SIZE} images: "
-        + ", ".join(f"{median(each):.2f} s" for each in zip(*seconds, strict=True)),
-        f"from 2 to 4 times over 1 to 2 times, 2 if linear: {median(growth):.3f} "
-        f"({min(growth):.3f} to {max(growth):.3f})",
+    benches = [
+        Bench(setting.overrides, device, turns=setting.turns, steps_a_turn=times) for times in (1, 2, 4)
     ]
+    taken = [in_turns([bench.crescendo for bench in benches]) for _ in range(rounds)]
+    lines = []
+    for times, column in zip((1, 2, 4), zip(*taken, strict=True), strict=True):
+        over_one = [each.seconds / first.seconds for each, (first, *_) in zip(column, taken, strict=True)]
+        lines.append(
+            f"{times * setting.turns * BATCH_SIZE} images: {median(each.seconds for each in column):.2f} s, "
+            f"{median(over_one):.3f} ({min(over_one):.3f} to {max(over_one):.3f}) times the first"
+        )
     for pixels in (16, 24, 32, 48, 64):
-        sized = setting._replace(overrides=("model=resnet20", f"data.source.resolution={pixels}"))
-        bench = Bench(sized, WARM_UP + 4)
-        step = median(bench.crescendo().seconds / 4 for _ in range(rounds))
+        sizes = (f"data.native_size={pixels}", f"curriculum.resolution={{start:{pixels},end:{pixels}}}")
+        bench = Bench((*setting.overrides, *sizes), device, turns=4, steps_a_turn=1)
+        step = median(in_turns([bench.crescendo])[0].seconds / 4 for _ in range(rounds))
         lines.append(
             f"{pixels} px: {1e3 * step:.1f} ms a step, {1e9 * step / BATCH_SIZE / pixels**2:.0f} ns a pixel"
         )
     return "\n".join(lines)
-
-
-def _seconds(task: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    task()
-    return time.perf_counter() - begin
 
 
 if __name__ == "__main__":
