@@ -1,7 +1,6 @@
 """What training through crescendo costs, beside a bare loop and beside Lightning's Trainer alone.
 
     python benchmarks/engine.py                # steps and memory: ResNet-20 and LeNet-5, batches of 128
-    python benchmarks/engine.py --start        # seconds until the first step, over those of its imports
     python benchmarks/engine.py --lengths      # an epoch's seconds against its images, and against its pixels
     python benchmarks/engine.py --gpu          # steps and memory on a GPU, in bfloat16 where it has that
 
@@ -15,10 +14,7 @@ ratio of each round's times.
 import argparse
 import gc
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -210,7 +206,6 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--start", action="store_true", help="time the first step of python train.py")
     parser.add_argument("--lengths", action="store_true", help="time epochs of 1, 2 and 4 times the images")
     parser.add_argument("--gpu", action="store_true", help="train on a GPU")
     arguments = parser.parse_args()
@@ -218,9 +213,7 @@ def main() -> None:
     device = torch.device("cuda" if arguments.gpu else "cpu")
     set_up_kernels(tf32=True)
     print(f"{describe_machine(device, arguments.threads)}; medians of {arguments.rounds} rounds\n")
-    if arguments.start:
-        print(starts(arguments.rounds))
-    elif arguments.lengths:
+    if arguments.lengths:
         print(lengths(arguments.rounds, device))
     else:
         compared_with = ["images/s over bare", "over Lightning", "in CPU time: over bare", "over Lightning"]
@@ -279,61 +272,6 @@ def seen_terminal() -> Iterator[None]:
             yield
         finally:
             console.file, console._force_terminal = was
-
-
-def starts(rounds: int) -> str:
-    """The first step of python train.py, and its imports alone, in turns; seconds of the wall clock."""
-    training = [
-        str(REPOSITORY / "train.py"),
-        "logger=csv",
-        "trainer.max_steps=1",
-        "trainer.log_every_n_steps=1",
-    ]
-    imports, steps = [], []
-    with tempfile.TemporaryDirectory() as place:
-        told = Path(place) / "imports.txt"
-        _until_first_step(["-X", "importtime", *training], Path(place) / "told", told)
-        names = [
-            line.rpartition("|")[2].strip()
-            for line in told.read_text().splitlines()
-            if line.startswith("import time:")
-        ]
-        script = Path(place) / "imports.py"
-        script.write_text(IMPORTS.format(names=names[1:]))
-        for number in range(rounds):
-            begin = time.perf_counter()
-            subprocess.run([sys.executable, str(script)], check=True, capture_output=True)
-            imports.append(time.perf_counter() - begin)
-            steps.append(_until_first_step(training, Path(place) / str(number)))
-    ratios = [step / alone for step, alone in zip(steps, imports, strict=True)]
-    return (
-        f"imports {median(imports):.2f} s, first step ended after {median(steps):.2f} s: "
-        f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-    )
-
-
-IMPORTS = """
-import contextlib, importlib
-for name in {names}:
-    with contextlib.suppress(ImportError):  # what a package tried, and did without
-        importlib.import_module(name)
-"""
-
-
-def _until_first_step(training: list[str], runs: Path, told: Path = Path(os.devnull)) -> float:
-    """Seconds until metrics.csv has the first step's row; `told` has what was printed so far, as errors."""
-    command = [sys.executable, *training, f"runs_dir={runs}"]
-    with told.open("w") as errors:
-        begin = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-        while not any(path.read_text().count("\n") > 1 for path in runs.rglob("metrics.csv")):
-            if process.poll() is not None:
-                raise RuntimeError(f"it ended without a step: {' '.join(command)}")
-            time.sleep(0.005)
-        seconds = time.perf_counter() - begin
-        process.kill()
-        process.wait()
-    return seconds
 
 
 def lengths(rounds: int, device: torch.device) -> str:
