@@ -1,6 +1,7 @@
 """Fine-tuning from the command line: from a run, on other classes, killed and resumed, on two devices."""
 
 import csv
+import shutil
 
 import pytest
 import torch
@@ -70,11 +71,12 @@ def test_a_probe_of_a_run_on_a_folder_of_other_classes(start, image_folder, tmp_
 
 
 def test_a_run_killed_in_the_epochs_of_the_head_goes_on_and_then_trains_all(start, image_folder, tmp_path):
-    """Three steps an epoch, of which the first is the head's; killed after two."""
+    """Three steps an epoch, of which the first is the head's; killed after two, and its weights are gone."""
+    weights = shutil.copytree(start, tmp_path / "weights")
     given = (
         *FINETUNE,
         f"data.root={image_folder}",
-        f"weights={start}",
+        f"weights={weights}",
         "finetuning=head_first",
         "finetuning.head_epochs=1",
         "finetuning.layer_decay=0.5",
@@ -87,14 +89,15 @@ def test_a_run_killed_in_the_epochs_of_the_head_goes_on_and_then_trains_all(star
     old, inside = net_of(start), net_of(run, "last")
     same = {name for name in old if "head" not in name and torch.equal(old[name], inside[name])}
     assert same == {name for name in old if "head" not in name}
+    whole = train(*given, cwd=tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    shutil.rmtree(weights)
     resumed = train("resume=auto", *given, cwd=tmp_path / "killed")
     assert resumed.returncode == 0, resumed.stderr
     assert "from here on all layers are" in " ".join(resumed.stdout.split())
     end = net_of(run, "last")
     learnt = [name for name in old if name.endswith(("weight", "running_mean"))]
     assert not any(torch.equal(old[name], end[name]) for name in learnt)
-    whole = train(*given, cwd=tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
     assert_same_end(run, only_run(tmp_path / "whole"))
 
 

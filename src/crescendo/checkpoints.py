@@ -81,6 +81,11 @@ def clean_partials(run: Path) -> None:
         partial.unlink()
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has one to go on from, whole or not."""
+    return any((run / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS, BEST))
+
+
 def find_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint that a run goes on from, and what it holds: the newest that is whole; None without any.
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from crescendo.analysis.costs import TRAINING_PASSES, count_macs_on_meta, shapes_of
 from crescendo.analysis.plan import Plan, TrainedPart, check_net_follows, make_plan
+from crescendo.checkpoints import has_checkpoint
 from crescendo.classifier import ImageClassifier
 from crescendo.config import typed_settings
 from crescendo.curriculum.schedule import Curriculum
@@ -89,8 +91,9 @@ def prepare(
         class_names = earlier.class_names
     else:
         data, class_names = build_data(config, curriculum)
-    if config.weights is not None and not shapes_only:
-        _settle_head(classifier, config.weights, class_names)
+    weights = _starting_weights(config)
+    if weights is not None and not shapes_only:
+        _settle_head(classifier, weights, class_names)
     plan = make_plan(
         classifier.net,
         curriculum,
@@ -114,14 +117,15 @@ def build_classifier(config: DictConfig) -> ImageClassifier:
     """The configured net, initialised from the seed or from `weights`, with its optimizer and schedule."""
     L.seed_everything(config.seed, verbose=False)
     net, finetuning = build_net(config), build_finetuning(config)
-    if config.weights is not None:
-        loaded = load_starting_weights(net, config.weights, fresh_head=finetuning.fresh_head)
+    weights = _starting_weights(config)
+    if weights is not None:
+        loaded = load_starting_weights(net, weights, fresh_head=finetuning.fresh_head)
         if finetuning.head == "keep" and loaded.fresh and finetuning.is_on:
             raise UserError(
-                f"finetuning.head=keep: the head of weights={config.weights} has another number of classes "
+                f"finetuning.head=keep: the head of weights={weights} has another number of classes "
                 f"than data.num_classes={config.data.num_classes}. Take finetuning.head=fresh."
             )
-        log.info("%s: %s", config.weights, loaded)
+        log.info("%s: %s", weights, loaded)
     return ImageClassifier(
         net,
         build_partial(config.optimizer, "optimizer"),
@@ -152,6 +156,12 @@ def trained_parts(classifier: ImageClassifier, lr: float) -> tuple[TrainedPart, 
         )
         for part, share in classifier.finetuning.shares(classifier.net)
     )
+
+
+def _starting_weights(config: DictConfig) -> str | None:
+    """`weights`, which a run that goes on from its checkpoint needs no more."""
+    resumed = config.get("resume")
+    return None if resumed and has_checkpoint(Path(resumed)) else config.weights
 
 
 def _settle_head(classifier: ImageClassifier, weights: str, class_names: Sequence[str]) -> None:

@@ -61,7 +61,7 @@ def plan_training(config: DictConfig, overrides: Sequence[str]) -> Planned:
     Raises:
         UserError: the budget is too small for one epoch of each stage, or the memory for the smallest batch.
     """
-    if config.resume is None:  # a run that is resumed has followed them
+    if config.resume is None:  # a run that is resumed did so when it began
         follow_weights(config, overrides)
     budget = Budget.parse(config.budget) if config.budget is not None and config.resume is None else None
     if budget is not None:  # long enough to be built, until it is known

@@ -114,6 +114,9 @@ def resumed_config(config: DictConfig, overrides: Sequence[str], directory: Path
         bounded = "data.batch_size" in typed_settings(overrides)
         if not bounded or config.data.batch_size >= theirs.data.batch_size:  # which was found once
             config.data.batch_size = theirs.data.batch_size
+    if config.weights is not None and config.weights == theirs.get("weights"):
+        for key in {"data.mean", "data.std"} - typed_settings(overrides):  # which the run took from them
+            OmegaConf.update(config, key, OmegaConf.select(theirs, key), merge=False)
     given, own = (dict(_leaves(resolved(each))) for each in (config, theirs))
     differences = {
         key: f"{key}: {own.get(key)!r} in the run, {given.get(key)!r} was given"

@@ -50,7 +50,6 @@ from crescendo.runs import (
     recording,
     storage_errors,
 )
-from crescendo.starting_weights import follow_weights
 from crescendo.step_metrics import StepMetrics
 from crescendo.step_time import StepTime
 from crescendo.sweeps.pruning import TrialPruning, is_trial
@@ -92,7 +91,6 @@ def run(
         directory = _told_directory() or shared_choice(
             lambda: find_run(config, rank_zero=is_rank_zero()), rank_zero=is_rank_zero()
         )
-        follow_weights(config, overrides)  # as the run did, whose configuration it is compared with
         config = resumed_config(config, overrides, directory)
         validate(config)
     check_arguments(config)
