@@ -20,6 +20,7 @@ from crescendo.models.layers import (
     scaled_width,
     set_drop_path,
     set_dropout,
+    window_means,
 )
 
 
@@ -226,12 +227,14 @@ def test_conv_norm_activation_keeps_the_size_and_has_no_bias():
 
 
 @pytest.mark.parametrize("sizes", [(5, 5), (10, 15), (1, 1), (3, 8), (7, 5), (13, 9)])
-def test_adaptive_pooling_has_torchs_windows(sizes):
-    images = torch.randn(2, 3, *sizes, dtype=torch.double)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_means_of_windows_are_adaptive_pooling(sizes, memory_format):
+    images = torch.randn(2, 3, *sizes, dtype=torch.double).contiguous(memory_format=memory_format)
     ours, theirs = (images.clone().requires_grad_() for _ in range(2))
     weights = torch.randn(2, 3, 5, 5, dtype=torch.double)
-    pooled, expected = AdaptiveAveragePool(5)(ours), nn.AdaptiveAvgPool2d(5)(theirs)
+    pooled, expected = window_means(ours, 5), AdaptiveAveragePool(5)(theirs)
     torch.testing.assert_close(pooled, expected)
+    assert pooled.is_contiguous(memory_format=memory_format) or sizes == (1, 1)  # which is in both
     for each in (pooled, expected):
         (each * weights).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad)

@@ -232,31 +232,37 @@ class GlobalAveragePool(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
 
-class AdaptiveAveragePool(nn.Module):
-    """The means of `side` x `side` windows that cover a map, [N, C, H, W] -> [N, C, side, side].
-
-    Its windows are those of nn.AdaptiveAvgPool2d, whose gradient torch has no deterministic algorithm for on
-    GPUs. A map of `side` pixels is returned as it is.
+class AdaptiveAveragePool(nn.AdaptiveAvgPool2d):
+    """torch's, with a gradient that is the same each time on GPUs, too: there torch's own is not, and
+    deterministic=true refuses it.
     """
 
     def __init__(self, side: int) -> None:
-        super().__init__()
+        super().__init__(side)
         self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        if height % self.side == 0 and width % self.side == 0:
-            windows = height // self.side, width // self.side
-            return x if windows == (1, 1) else F.avg_pool2d(x, windows)
-        rows = torch.stack([x[:, :, begin:end].mean(2) for begin, end in self._windows(height)], dim=2)
-        return torch.stack([rows[..., begin:end].mean(3) for begin, end in self._windows(width)], dim=3)
+        return super().forward(x) if x.device.type == "cpu" else window_means(x, self.side)
 
-    def _windows(self, size: int) -> list[tuple[int, int]]:
-        """Where each begins and ends; neighbours share a pixel where `side` does not divide the size."""
-        return [(i * size // self.side, -(-(i + 1) * size // self.side)) for i in range(self.side)]
 
-    def extra_repr(self) -> str:
-        return f"side={self.side}"
+def window_means(x: Tensor, side: int) -> Tensor:
+    """[N, C, H, W] -> [N, C, side, side]: what adaptive average pooling gives, of means and pools alone.
+
+    A map of `side` pixels is returned as it is. Neighbouring windows share pixels where `side` does not
+    divide the map's.
+    """
+    height, width = x.shape[2:]
+    if height % side == 0 and width % side == 0:
+        sizes = height // side, width // side
+        return x if sizes == (1, 1) else F.avg_pool2d(x, sizes)
+
+    def windows(size: int) -> list[slice]:
+        return [slice(i * size // side, -(-(i + 1) * size // side)) for i in range(side)]
+
+    rows = torch.cat([x[:, :, window].mean(2, keepdim=True) for window in windows(height)], dim=2)
+    pooled = torch.cat([rows[..., window].mean(3, keepdim=True) for window in windows(width)], dim=3)
+    is_channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    return pooled.contiguous(memory_format=torch.channels_last) if is_channels_last else pooled
 
 
 class SqueezeExcite(nn.Module):
