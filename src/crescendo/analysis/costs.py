@@ -47,9 +47,9 @@ def count_macs_on_meta(shadow: nn.Module, resolution: int, in_channels: int = 3)
 def activation_memory(net: nn.Module, resolution: int, batch_size: int = 1, in_channels: int = 3) -> int:
     """Bytes that autograd keeps between the forward and the backward pass of a training step.
 
-    At the net's own precision and drop rates, without compilation. Tensors that share memory count
-    once; parameters, buffers, the images and the loss do not count, nor does what an operation
-    needs for itself. `net` is neither moved nor changed.
+    At the net's own precision and drop rates, without compilation, of the operators that a GPU runs.
+    Tensors that share memory count once; parameters, buffers, the images and the loss do not count, nor
+    does what an operation needs for itself. `net` is neither moved nor changed.
     """
     shadow = on_meta(net).train()
     images = empty_images(shadow, batch_size, in_channels, resolution)
