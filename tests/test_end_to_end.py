@@ -188,15 +188,15 @@ def test_compare_shows_mean_and_spread_of_a_sweep(tmp_path):
 def test_a_sweep_is_one_directory_and_outlives_a_bad_job(tmp_path):
     swept = train(
         "-m",
-        "model=lenet5,lenet5_modern,resnet20",
+        "model=lenet5,lenet5_modern",
         *(*TINY[:3], *TINY[4:], "debug=smoke", "logger=csv"),
         cwd=tmp_path,
     )
     assert swept.returncode == 2
     assert "error: lenet5 takes 32 px only, stage 0 uses 28" in swept.stderr
-    configs = sorted(tmp_path.rglob("config.yaml"))
-    assert [path.parent.name for path in configs] == ["1", "2"]
-    assert len({path.parents[1] for path in configs}) == 1
+    (config,) = tmp_path.rglob("config.yaml")
+    assert config.parent.name == "1"
+    assert (config.parents[1] / "0").is_dir()
 
 
 @pytest.mark.slow

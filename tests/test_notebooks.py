@@ -11,12 +11,13 @@ from torchvision.models import get_weight
 from crescendo.models import list_models
 
 NOTEBOOKS = REPOSITORY / "notebooks"
+LONGER = ("architectures", "compare_runs")  # every net there is, and five processes in turn
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(path.stem, marks=pytest.mark.slow if path.stem == "architectures" else ())
+        pytest.param(path.stem, marks=pytest.mark.slow if path.stem in LONGER else ())
         for path in sorted(NOTEBOOKS.glob("*.ipynb"))
     ],
 )

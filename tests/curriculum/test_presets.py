@@ -97,6 +97,7 @@ def test_the_experiment_joins_the_pair_and_its_net(configuration):
         ("fixres", 10, [24] * 9 + [32]),
         ("constant", 2, [32, 32]),
         ("progressive", 3, [16, 24, 32]),
+        ("to_28px_in_4", 4, [16, 20, 24, 28]),
         ("to_28px", 3, [16, 24, 28]),  # 22 is rounded up to a multiple of 4
     ],
 )
