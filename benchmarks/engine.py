@@ -1,8 +1,7 @@
 """What training through crescendo costs, beside a bare loop and beside Lightning's Trainer alone.
 
-    python benchmarks/engine.py                # steps and memory: ResNet-20 and LeNet-5, batches of 128
-    python benchmarks/engine.py --lengths      # an epoch's seconds against its images, and against its pixels
-    python benchmarks/engine.py --gpu          # steps and memory on a GPU, in bfloat16 where it has that
+    python benchmarks/engine.py          # steps and memory: ResNet-20 and LeNet-5, batches of 128
+    python benchmarks/engine.py --gpu    # steps and memory on a GPU, in bfloat16 where it has that
 
 The three loops take the same steps of the same batches: the same loader (images made up, drawn by the
 curriculum's sampler), net, loss and optimizer. crescendo's has its curriculum, metrics.csv, progress bar,
@@ -206,23 +205,19 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--lengths", action="store_true", help="time epochs of 1, 2 and 4 times the images")
     parser.add_argument("--gpu", action="store_true", help="train on a GPU")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if arguments.gpu else "cpu")
     set_up_kernels(tf32=True)
     print(f"{describe_machine(device, arguments.threads)}; medians of {arguments.rounds} rounds\n")
-    if arguments.lengths:
-        print(lengths(arguments.rounds, device))
-    else:
-        compared_with = ["images/s over bare", "over Lightning", "in CPU time: over bare", "over Lightning"]
-        heading = ["net", "loop", "ms a step", *compared_with, "asked", "peak memory over bare"]
-        print(f"| {' | '.join(heading)} |\n|{'---|' * len(heading)}")
-        for name in arguments.nets:
-            with seen_terminal():
-                rows = compared(name, SETTINGS[name], arguments.rounds, device)
-            print(rows, flush=True)
+    compared_with = ["images/s over bare", "over Lightning", "in CPU time: over bare", "over Lightning"]
+    heading = ["net", "loop", "ms a step", *compared_with, "asked", "peak memory over bare"]
+    print(f"| {' | '.join(heading)} |\n|{'---|' * len(heading)}")
+    for name in arguments.nets:
+        with seen_terminal():
+            rows = compared(name, SETTINGS[name], arguments.rounds, device)
+        print(rows, flush=True)
 
 
 def compared(name: str, setting: Setting, rounds: int, device: torch.device) -> str:
@@ -272,30 +267,6 @@ def seen_terminal() -> Iterator[None]:
             yield
         finally:
             console.file, console._force_terminal = was
-
-
-def lengths(rounds: int, device: torch.device) -> str:
-    """Seconds of 1, 2 and 4 times the steps, side by side, and of a step at 16 to 64 px."""
-    setting = SETTINGS["resnet20"]
-    benches = [
-        Bench(setting.overrides, device, turns=setting.turns, steps_a_turn=times) for times in (1, 2, 4)
-    ]
-    taken = [in_turns([bench.crescendo for bench in benches]) for _ in range(rounds)]
-    lines = []
-    for times, column in zip((1, 2, 4), zip(*taken, strict=True), strict=True):
-        over_one = [each.seconds / first.seconds for each, (first, *_) in zip(column, taken, strict=True)]
-        lines.append(
-            f"{times * setting.turns * BATCH_SIZE} images: {median(each.seconds for each in column):.2f} s, "
-            f"{median(over_one):.3f} ({min(over_one):.3f} to {max(over_one):.3f}) times the first"
-        )
-    for pixels in (16, 24, 32, 48, 64):
-        sizes = (f"data.native_size={pixels}", f"curriculum.resolution={{start:{pixels},end:{pixels}}}")
-        bench = Bench((*setting.overrides, *sizes), device, turns=4, steps_a_turn=1)
-        step = median(in_turns([bench.crescendo])[0].seconds / 4 for _ in range(rounds))
-        lines.append(
-            f"{pixels} px: {1e3 * step:.1f} ms a step, {1e9 * step / BATCH_SIZE / pixels**2:.0f} ns a pixel"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -284,6 +284,15 @@ def test_a_knob_that_a_probe_never_runs_is_no_knob_that_the_net_lacks(configurat
         prepare(config, typed)
 
 
+@pytest.mark.parametrize(("size", "mean"), [("S", [0.485, 0.456, 0.406]), ("L", [0.5, 0.5, 0.5])])
+def test_images_are_normalised_as_the_weights_were_also_where_all_is_trained_alike(size, mean, configuration):
+    typed = [f"weights=EfficientNet_V2_{size}_Weights.IMAGENET1K_V1"]
+    config = configuration("experiment=efficientnetv2_s_cifar10", *typed)
+    assert config.finetuning.method == "none"
+    follow_weights(config, typed)
+    assert list(config.data.mean) == mean
+
+
 def test_a_run_of_a_scaled_net_says_the_scaling(configuration, tmp_path):
     scaled = ("scaling=compound", "scaling.phi=2")
     OmegaConf.save(configuration(*START, *scaled), tmp_path / "config.yaml", resolve=True)

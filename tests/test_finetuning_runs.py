@@ -76,7 +76,7 @@ def test_a_run_killed_in_the_epochs_of_the_head_goes_on_and_then_trains_all(star
     given = (
         *FINETUNE,
         f"data.root={image_folder}",
-        f"weights={weights}",
+        f"weights=../{weights.name}",  # the run has it absolute
         "finetuning=head_first",
         "finetuning.head_epochs=1",
         "finetuning.layer_decay=0.5",

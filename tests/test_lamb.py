@@ -26,10 +26,11 @@ def test_the_first_step_by_hand():
     assert weight.tolist() == pytest.approx([3 - 0.5 / 2**0.5, 4 - 0.5 / 2**0.5], abs=1e-5)
 
 
-def test_steps_are_those_of_the_algorithm():
-    """u = m / (sqrt(v) + eps) + decay w; w -= lr |w| u / |u|."""
+@pytest.mark.parametrize("deviation", [0.1, 20])
+def test_steps_are_those_of_the_algorithm(deviation):
+    """u = m / (sqrt(v) + eps) + decay w; w -= lr |w| u / |u|. Also of weights that are long."""
     rng = np.random.default_rng(0)
-    start, gradients = rng.normal(0, 0.1, (3, 4)), rng.normal(0, 1, (20, 3, 4))
+    start, gradients = rng.normal(0, deviation, (3, 4)), rng.normal(0, 1, (20, 3, 4))
     w, m, v = start.copy(), np.zeros((3, 4)), np.zeros((3, 4))
     weight = nn.Parameter(torch.tensor(start))
     optimizer = lamb.LAMB([weight], lr=0.01, eps=1e-6, weight_decay=0.5)

@@ -2,6 +2,7 @@
 
 import math
 
+import lightning as L
 import pytest
 import torch
 import yaml
@@ -47,6 +48,8 @@ def test_every_recipe_takes_a_step_at_its_smallest_resolution(name, configuratio
     as_written = build_curriculum(config, classifier.net)
     check_net_follows(classifier.net, as_written)
     assert as_written.epochs == config.trainer.max_epochs
+    callbacks = [build(node, f"callbacks.{key}") for key, node in config.callbacks.items()]
+    assert all(isinstance(each, L.Callback) for each in callbacks)
     smallest = classifier.net.min_resolution
     config.curriculum.resolution = {"start": smallest, "end": smallest}
     config.curriculum.stages, config.curriculum.split = 1, "even"
@@ -96,6 +99,8 @@ def test_none_trains_with_none_whatever_the_recipe(configuration):
         ("mobilenet_v2_imagenet", 300, 96, {0: 0.045, 1.5: 0.0441, 2.5: 0.043218}),
         # warm-up to .256; 6 / 2.4 = 2.5, so .97^2
         ("efficientnet_b0_imagenet", 350, 4096, {2.5: 0.128, 5.01: 0.2408704, 7.21: 0.233644288}),
+        ("efficientnetv2_s_paper", 350, 4096, {2.5: 0.128, 5.01: 0.2408704, 7.21: 0.233644288}),
+        ("efficientnetv2_l_released", 350, 4096, {2.5: 0.128, 7.21: 0.233644288}),
         ("resnet50_a2", 300, 2048, {2.5: 2.5e-3, 5: 5e-3, 152.5: 2.5e-3}),
         ("resnet50_a3", 100, 2048, {2.5: 4e-3, 5: 8e-3, 52.5: 4e-3}),
         ("efficientnetv2_s_cifar10", 115, 512, {0: 1e-3, 57.5: 5e-4, 115: 0}),

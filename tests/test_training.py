@@ -35,6 +35,11 @@ def test_the_default_experiment_is_as_the_readme_says(configuration):
 CURRICULA = sorted(path.stem for path in (REPOSITORY / "conf" / "curriculum").glob("*.yaml"))
 
 
+def test_smoke_trains_all_layers_behind_the_head(configuration, tmp_path):
+    config = configuration("debug=smoke", "finetuning=head_first", f"weights={tmp_path}")
+    assert config.trainer.max_epochs == config.finetuning.head_epochs + 1 == 6
+
+
 @pytest.mark.parametrize("curriculum", CURRICULA)
 def test_smoke_has_an_epoch_for_each_stage(curriculum, configuration):
     experiment = prepare(configuration(f"curriculum={curriculum}", "debug=smoke"), shapes_only=True)

@@ -1,5 +1,6 @@
 """LAMB, from the package pytorch-optimizer: pip install "crescendo[lamb]"."""
 
+import math
 from typing import Any
 
 from crescendo.errors import UserError
@@ -16,7 +17,8 @@ class LAMB(Lamb):
     """Layer-wise adaptive moments (You et al. 2019, arXiv:1904.00962, Algorithm 2, without bias correction).
 
     The weight decay is part of each layer's update, before the trust ratio scales that to the length of the
-    layer's weights, at most 10. The package's class takes any keyword; this one takes those of the algorithm.
+    layer's weights; the package's class does so up to a length of 10, which most layers of a ResNet-50
+    exceed, and takes any keyword.
 
     Args:
         params: parameters, or groups of them.
@@ -28,6 +30,8 @@ class LAMB(Lamb):
     Raises:
         ValueError: a value outside its bounds.
     """
+
+    clamp = math.inf  # of the weights' length
 
     def __init__(
         self,

@@ -124,9 +124,9 @@ def _epochs_within(budget: Budget, config: DictConfig, experiment: Experiment, s
 
 def _fewest_epochs(config: DictConfig) -> int:
     """One for each stage, the warm-up, and one for all layers behind those that train the head alone."""
-    stages = fewest_epochs(config.curriculum.stages, config.curriculum.get("fixres", 0.0))
-    head_epochs = build_finetuning(config).head_epochs
-    return max(stages, math.ceil(config.lr_schedule.get("warmup_epochs", 0)), head_epochs + (head_epochs > 0))
+    stages, fixres = config.curriculum.stages, config.curriculum.get("fixres", 0.0)
+    fewest = fewest_epochs(stages, fixres, build_finetuning(config).head_epochs)
+    return max(fewest, math.ceil(config.lr_schedule.get("warmup_epochs", 0)))
 
 
 def refuse_lengths_beside_budget(config: DictConfig, overrides: Sequence[str]) -> None:

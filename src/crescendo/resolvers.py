@@ -3,7 +3,7 @@
 ${choice:model}                 the option chosen for a group, in a job as in a sweep; a/b as a_b
 ${class_directories:<root>}     how many classes a tree of class directories has
 ${packed_classes:<root>}        how many classes a pack has
-${fewest_epochs:<stages>,<fixres>}   the epochs that a curriculum takes at least
+${fewest_epochs:<stages>,<fixres>,<head>}   the epochs that a training takes at least
 ${per_256:<rate>,<batch>}       a learning rate that is given for 256 images, for a global batch
 ${short_id:}                    four hexadecimal digits
 """
@@ -35,9 +35,10 @@ def _count_packed_classes(root: str) -> int:
     return len(read_facts(Path(root)).class_names)
 
 
-def fewest_epochs(stages: int | str, fixres: float) -> int:
-    """One for each stage of a curriculum."""
-    return (1 if stages == "every_epoch" else int(stages)) + (fixres > 0)
+def fewest_epochs(stages: int | str, fixres: float, head_epochs: int) -> int:
+    """One for each stage of a curriculum, and one of all layers behind those of the head alone."""
+    of_curriculum = (1 if stages == "every_epoch" else int(stages)) + (fixres > 0)
+    return max(of_curriculum, head_epochs + (head_epochs > 0))
 
 
 def rate_per_256(rate: float, batch_size: int) -> float:

@@ -44,20 +44,24 @@ def class_names_of(weights: str) -> list[str] | None:
 
 
 def follow_weights(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Normalise images as those were that the weights to be fine-tuned are of, unless it was typed.
+    """Normalise images as those were that the weights are of, unless it was typed.
 
-    Known of runs and of torchvision's names. Of a run, its net and its channels have to be those here.
+    Known of runs and of torchvision's names. A run's channels have to be those here, and for fine-tuning its
+    net, too.
 
     Raises:
         UserError: they are others; the message has the overrides to paste.
     """
     weights = config.weights
-    if weights is None or config.get("finetuning", {}).get("method", "none") == "none":
+    if weights is None:
         return
+    is_fine_tuned = config.get("finetuning", {}).get("method", "none") != "none"
     run = run_of(weights)
     if run is not None:
         theirs = read_config(run)
-        _check_net(config, theirs, run)
+        if is_fine_tuned:
+            _check_net(config, theirs, run)
+        _check_channels(config, theirs, run)
         mean, std = theirs.data.mean, theirs.data.std
     elif ENUM.fullmatch(weights):
         if config.data.in_channels != 3:
@@ -95,6 +99,9 @@ def _check_net(config: DictConfig, theirs: DictConfig, run: Path) -> None:
             f"weights={run} is a run of {_name(config)} as deep and wide as its scaling made it: add "
             f"{' '.join(_overrides(their_scaling))}"
         )
+
+
+def _check_channels(config: DictConfig, theirs: DictConfig, run: Path) -> None:
     channels = theirs.data.in_channels
     if channels != config.data.in_channels:
         mean, std = (",".join(f"{value:g}" for value in theirs.data[key]) for key in ("mean", "std"))

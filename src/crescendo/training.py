@@ -39,6 +39,7 @@ from crescendo.errors import Interrupted, UserError
 from crescendo.experiment import Experiment, around_validation, plain_values, prepare
 from crescendo.interruption import Interruption, Signals, signals_noted
 from crescendo.metrics_file import MetricsFile
+from crescendo.models.weights import ENUM
 from crescendo.nonfinite import NonFiniteError, Windows
 from crescendo.planning import plan_training, refuse_lengths_beside_budget
 from crescendo.ranks import is_rank_zero, new_run_directory, shared_choice
@@ -84,8 +85,8 @@ def run(
     config.trainer.precision = precision_of(config.trainer)
     if config.data.get("root"):
         config.data.root = _absolute(config.data.root)
-    if config.weights is not None and Path(config.weights).expanduser().exists():
-        config.weights = _absolute(config.weights)  # as the run records it
+    if config.weights is not None and not ENUM.fullmatch(config.weights):
+        config.weights = _absolute(config.weights)  # as the run records it, which may outlive them
     config.resume = config.resume or requeued_run(config)
     if config.resume is not None:
         directory = _told_directory() or shared_choice(
