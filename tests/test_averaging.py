@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from crescendo.averaging import WarmedAveraging
+from crescendo.averaging import MovingAveraging, WarmedAveraging
 
 
 class Line(L.LightningModule):
@@ -73,6 +73,17 @@ def test_a_resumed_average_is_that_of_a_whole_training(tmp_path):
     resumed = trained(5, tmp_path / "resumed", ckpt_path=tmp_path / "third.ckpt")
     assert torch.equal(resumed.weight, whole.weight)
     assert torch.equal(resumed.mean, whole.mean)
+
+
+@pytest.mark.parametrize("kind", [MovingAveraging, WarmedAveraging])
+def test_the_average_is_where_the_trainer_moves_the_net(kind):
+    """To its device after the callbacks are set up and before they hear that the fit begins."""
+    averaging, trainer, line = kind(decay=0.5), L.Trainer(logger=False, accelerator="cpu"), Line()
+    averaging.setup(trainer, line, "fit")
+    line.to("meta")
+    averaging.on_fit_start(trainer, line)
+    assert {each.device.type for each in averaging._average_model.module.state_dict().values()} == {"meta"}
+    assert averaging._average_model.n_averaged.device.type == "cpu"
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

@@ -1,10 +1,11 @@
 import json
 
 import pytest
+import torch
 from commands import TINY, crescendo
 
 from crescendo.analysis.step_times import PARTS
-from crescendo.bench import bench_training, usual_levers
+from crescendo.bench import bench_training, of_products, usual_levers
 from crescendo.errors import UserError
 
 LONGER = (*TINY, "data.source.samples=400", "data.batch_size=16", "callbacks=ema")
@@ -50,9 +51,32 @@ def test_settings_that_suit_are_the_other_ones(configuration):
     ]
 
 
+def test_a_lever_that_cannot_be_is_told_and_the_others_are_measured(tmp_path):
+    typed = ("--steps", "4", "--rounds", "1", "--lever", "data.batch_size=100", "--lever", "tf32=true")
+    process = crescendo("bench", *typed, *LONGER, "trainer.enable_progress_bar=false", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    told = " ".join(process.stdout.split())
+    assert "data.batch_size=100 cannot be: an epoch has" in told
+    assert "tf32=true" in told
+
+
+def test_the_peak_is_of_what_products_are_computed_in():
+    asked = ("bf16-mixed", "16-true", "64-true", "32-true")
+    assert [of_products(each) for each in asked] == [
+        torch.bfloat16,
+        torch.float16,
+        torch.float64,
+        torch.float32,
+    ]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
-    [(["trainer.devices=2"], "measures one device"), (["data.batch_size=48"], "an epoch has 3 steps")],
+    [
+        (["trainer.devices=2"], "measures one device"),
+        (["data.batch_size=48"], "an epoch has 3 steps"),
+        (["trainer.find_batch_size=true"], "measures the batch that is given"),
+    ],
 )
 def test_what_cannot_be_measured_is_refused(overrides, message, configuration):
     with pytest.raises(UserError, match=message):

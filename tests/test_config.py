@@ -83,6 +83,16 @@ def test_a_bad_value_is_named(override, message, configuration):
     assert message in str(caught.value)
 
 
+def test_graphs_do_not_accumulate(configuration):
+    parts = "trainer.accumulate_grad_batches=4"
+    with pytest.raises(
+        UserError, match=r"compile=reduce-overhead .* accumulate_grad_batches=4: give compile=true"
+    ):
+        validate(configuration("compile=reduce-overhead", parts))
+    validate(configuration("compile=true", parts))
+    validate(configuration("compile=reduce-overhead"))
+
+
 def test_a_missing_value_is_asked_for(configuration):
     with pytest.raises(UserError, match=r"data\.root must be given: data\.root=<value>"):
         validate(configuration("data=folder"))

@@ -156,4 +156,4 @@ def test_a_training_that_goes_on_has_waited_before(tmp_path):
 
 
 def test_peak_memory_is_in_bytes():
-    assert 10**7 < peak_memory_bytes() < 10**12
+    assert 10**7 < peak_memory_bytes(torch.device("cpu")) < 10**12

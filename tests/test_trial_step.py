@@ -42,6 +42,7 @@ def test_two_steps_as_the_last_stage_has_them(tried):
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("FIND was unable to find an engine to execute this computation"),
     ],
 )
 def test_memory_that_runs_out_is_an_answer(tried, monkeypatch, error):

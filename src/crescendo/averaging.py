@@ -1,13 +1,28 @@
-"""Averaged weights that follow quickly at first: the moving average of TensorFlow's training code."""
+"""Averaged weights: Lightning's on the net's own device, and TensorFlow's, which follow quickly at first."""
 
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from torch import Tensor
 
 
-class WarmedAveraging(WeightAveraging):
+class _BesideTheNet(WeightAveraging):
+    """Lightning's callback makes the average before the trainer moves the net to its GPU: on the CPU, to
+    which each step would copy all weights.
+    """
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        super().on_fit_start(trainer, pl_module)
+        assert self._average_model is not None
+        self._average_model.module.to(pl_module.device)  # not its counter, which the host reads each step
+
+
+class MovingAveraging(_BesideTheNet, EMAWeightAveraging):
+    """Lightning's exponential moving average of weights and buffers, on the device of the net."""
+
+
+class WarmedAveraging(_BesideTheNet):
     """An exponential moving average of weights and buffers whose decay rises to `decay`.
 
     After optimizer step n (from 1) it is min(decay, (1 + n) / (10 + n)), as in TensorFlow's

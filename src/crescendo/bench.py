@@ -15,6 +15,7 @@ from typing import cast
 import lightning as L
 import torch
 from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 
@@ -183,21 +184,25 @@ def bench_training(
     """
     config = compose(overrides)
     _check(config)
-    set_up_kernels(tf32=config.tf32)
     experiment = prepare(config, overrides)
     stage = experiment.plan.stages[-1]
     first = measure(config, experiment, steps)
     tried = usual_levers(config) if levers is None else levers
     ratios: dict[str, list[float]] = {lever: [] for lever in tried}
+    impossible: dict[str, str] = {}
     measured = [first]
     for _ in range(rounds if tried else 0):
         base = measure(config, prepare(config, overrides), steps)
         measured.append(base)
-        for lever in tried:
-            changed = compose([*overrides, lever])
-            _check(changed)
-            times = measure(changed, prepare(changed, [*overrides, lever]), steps)
-            ratios[lever].append(times.images_per_second / base.images_per_second)
+        for lever in [each for each in tried if each not in impossible]:
+            try:
+                changed = compose([*overrides, lever])
+                _check(changed)
+                times = measure(changed, prepare(changed, [*overrides, lever]), steps)
+            except (UserError, torch.OutOfMemoryError) as error:
+                impossible[lever] = str(error).splitlines()[0]
+            else:
+                ratios[lever].append(times.images_per_second / base.images_per_second)
     times = sorted(measured, key=lambda each: each.seconds)[(len(measured) - 1) // 2]
     precision = precision_of(config.trainer)
     device = _device(config)
@@ -206,10 +211,10 @@ def bench_training(
         stage.resolution,
         times,
         operations_per_second(times, experiment.plan.macs_at[stage.resolution], experiment.plan.passes),
-        measure_peak(device, torch.bfloat16 if precision.startswith("bf16") else torch.float32),
+        measure_peak(device, of_products(precision)),
         precision,
         describe_device(device),
-        [Lever(lever, values) for lever, values in ratios.items()],
+        [Lever(lever, values, impossible.get(lever)) for lever, values in ratios.items()],
     )
 
 
@@ -226,13 +231,14 @@ def usual_levers(config: DictConfig) -> list[str]:
     ]
     if not config.compile:
         levers.append("compile=true")
-        if _device(config).type == "cuda":
+        if _device(config).type == "cuda" and config.trainer.accumulate_grad_batches == 1:
             levers.append("compile=reduce-overhead")
     return levers
 
 
 def measure(config: DictConfig, experiment: Experiment, steps: int) -> StepTimes:
     """Train so many steps twice, at the last stage: for the time of the whole, and of its parts."""
+    set_up_kernels(tf32=config.tf32)
     curriculum = LastStage.of(experiment.curriculum)
     data = experiment.data.under(curriculum)
     parts = config.trainer.accumulate_grad_batches
@@ -250,6 +256,7 @@ def measure(config: DictConfig, experiment: Experiment, steps: int) -> StepTimes
     with TemporaryDirectory() as place:
         run = Run(Path(place))
         configured = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
+        left_out = LEFT_OUT if config.trainer.enable_progress_bar else (*LEFT_OUT, ProgressBar)
         limits = {
             "max_epochs": 2,
             "max_steps": -1,
@@ -264,7 +271,7 @@ def measure(config: DictConfig, experiment: Experiment, steps: int) -> StepTimes
                 FirstMarks(clock),
                 CurriculumCallback(curriculum),
                 StepMetrics(curriculum, run, config.trainer.log_every_n_steps, experiment.plan.macs_at),
-                *(callback for callback in configured if not isinstance(callback, LEFT_OUT)),
+                *(callback for callback in configured if not isinstance(callback, left_out)),
                 LastMark(clock),
             ],
             logger=[MetricsFile(run.directory)],
@@ -278,6 +285,13 @@ def measure(config: DictConfig, experiment: Experiment, steps: int) -> StepTimes
     return StepTimes(clock.whole[0], parts_seconds, config.data.batch_size, clock.peak_bytes)
 
 
+def of_products(precision: str) -> torch.dtype:
+    """What convolutions and products of matrices are computed in."""
+    if precision.startswith("bf16"):
+        return torch.bfloat16
+    return {"16": torch.float16, "64": torch.float64}.get(precision[:2], torch.float32)
+
+
 def _device(config: DictConfig) -> torch.device:
     on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if on_gpu else "cpu")
@@ -285,6 +299,11 @@ def _device(config: DictConfig) -> torch.device:
 
 def _check(config: DictConfig) -> None:
     check_arguments(config)
+    if config.trainer.find_batch_size:
+        raise UserError(
+            "trainer.find_batch_size=true: crescendo bench measures the batch that is given: "
+            "data.batch_size=256, say."
+        )
     if config.trainer.devices != 1 or config.trainer.num_nodes != 1:
         raise UserError(
             f"trainer.devices={config.trainer.devices}: crescendo bench measures one device. Of several, "

@@ -289,6 +289,7 @@ def validate(config: DictConfig) -> None:
                 f"set data.{key}, the model follows it."
             )
     Scaling(**values.get("scaling", {}))  # names what cannot be
+    _check_graphs(values)
     _check_finetuning(values)
     _check_callbacks(values["callbacks"])
     if not values.get("trust"):
@@ -298,6 +299,17 @@ def validate(config: DictConfig) -> None:
 def typed_settings(overrides: Sequence[str]) -> set[str]:
     """Their names: of "data.batch_size=64", "data.batch_size"."""
     return {override.split("=")[0].lstrip("+~") for override in overrides}
+
+
+def _check_graphs(values: dict[str, Any]) -> None:
+    """Gradients that a CUDA graph made are written over when it runs again."""
+    parts = values["trainer"]["accumulate_grad_batches"]
+    if parts > 1 and values.get("compile") in ("reduce-overhead", "max-autotune"):
+        raise UserError(
+            f"compile={values['compile']} replays CUDA graphs, whose gradients cannot add up over "
+            f"trainer.accumulate_grad_batches={parts}: give compile=true or "
+            f"compile=max-autotune-no-cudagraphs."
+        )
 
 
 def _check_finetuning(values: dict[str, Any]) -> None:

@@ -108,10 +108,10 @@ def set_up_ddp(trainer: L.Trainer) -> None:
         trainer.strategy._ddp_kwargs = settings | chosen
 
 
-def peak_memory_bytes() -> int:
-    """The peak of the device's allocator where there is a GPU, else of the process's resident memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def peak_memory_bytes(device: torch.device) -> int:
+    """The peak of a GPU's allocator, else of the process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     import resource  # POSIX alone
 
     unit = 1 if sys.platform == "darwin" else 1024
@@ -136,6 +136,6 @@ def peak_since_reset(device: torch.device) -> int:
     """Bytes, since the last reset where the system has one, else since the process began."""
     status = Path("/proc/self/status")
     if device.type == "cuda" or not status.exists():
-        return peak_memory_bytes()
+        return peak_memory_bytes(device)
     lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
     return int(lines["VmHWM"].split()[0]) * 1024

@@ -220,7 +220,7 @@ class StepMetrics(L.Callback):
             "train/macs": self._train_macs,
             "train/seconds": self._seconds,
             "data/wait": waited / seconds,
-            "memory/peak_bytes": peak_memory_bytes(),
+            "memory/peak_bytes": peak_memory_bytes(classifier.device),
             "lr": self._rate,
             "curriculum/stage": stage.index,
             "curriculum/resolution": stage.resolution,

@@ -207,7 +207,7 @@ def _train(config: DictConfig, experiment: Experiment, run: Run, signals: Signal
         run.summary |= {
             "metrics": metrics,
             "best_epoch": min(best["epoch"], config.trainer.max_epochs - 1),
-            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(trainer.strategy.root_device),
             "faulty_images": len(data.faults),
         }
         if not run.pruned and trainer.is_global_zero:

@@ -63,6 +63,8 @@ def _two_steps(
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """cuBLAS and cuDNN ask the driver for memory of their own, and have errors of their own."""
-    signs = ("out of memory", "ALLOC_FAILED")
+    """cuBLAS and cuDNN ask the driver for memory of their own, and have errors of their own; where no
+    kernel's workspace fits, torch finds no engine.
+    """
+    signs = ("out of memory", "ALLOC_FAILED", "unable to find an engine")
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)

@@ -48,15 +48,20 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class Lever:
-    """A setting, and images per second with it over those without, once for each round."""
+    """A setting, and images per second with it over those without, once for each round.
+
+    Attributes:
+        impossible: why it could not be measured, or None.
+    """
 
     override: str
     ratios: Sequence[float]
+    impossible: str | None = None
 
     @property
     def helps(self) -> bool:
         """In each round, and noticeably."""
-        return min(self.ratios) > 1 and median(self.ratios) >= NOTICEABLE
+        return self.impossible is None and min(self.ratios) > 1 and median(self.ratios) >= NOTICEABLE
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -123,13 +128,15 @@ def show_levers(levers: Sequence[Lever]) -> RenderableType:
     table.add_column("setting", no_wrap=True)
     table.add_column("images/s", justify="right")
     table.add_column("rounds", justify="right")
-    ordered = sorted(levers, key=lambda lever: median(lever.ratios), reverse=True)
+    possible = [lever for lever in levers if lever.impossible is None]
+    ordered = sorted(possible, key=lambda lever: median(lever.ratios), reverse=True)
     for lever in ordered:
         rounds = f"{min(lever.ratios):.2f} to {max(lever.ratios):.2f}"
         table.add_row(lever.override, f"{median(lever.ratios):.2f}x", rounds)
     helping = [lever.override for lever in ordered if lever.helps]
     advice = f"worth trying: {' '.join(helping)}" if helping else "none of them is noticeably faster here"
-    return Group(table, Text(advice))
+    failed = [Text(f"{each.override} cannot be: {each.impossible}") for each in levers if each.impossible]
+    return Group(table, Text(advice), *failed)
 
 
 def advice_on_loading(times: StepTimes) -> str | None:
