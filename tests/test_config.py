@@ -86,7 +86,7 @@ def test_a_bad_value_is_named(override, message, configuration):
 def test_graphs_do_not_accumulate(configuration):
     parts = "trainer.accumulate_grad_batches=4"
     with pytest.raises(
-        UserError, match=r"compile=reduce-overhead .* accumulate_grad_batches=4: give compile=true"
+        UserError, match=r"compile=reduce-overhead .*accumulate_grad_batches=4: give compile=true"
     ):
         validate(configuration("compile=reduce-overhead", parts))
     validate(configuration("compile=true", parts))

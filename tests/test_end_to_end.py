@@ -298,7 +298,8 @@ def test_none_is_bitwise_the_run_with_every_knob_at_zero(tmp_path):
         "trainer=cpu",
         "trainer.max_epochs=4",
     )
-    sizes = ("curriculum.resolution={start:32,end:48}", "curriculum.evaluation_resolution=48", "logger=csv")
+    sizes = ("curriculum.resolution={start:32,end:48}", "curriculum.evaluation_resolution=48")
+    sizes = (*sizes, "lr_schedule.warmup_epochs=1", "logger=csv")
     knobs = ("dropout", "drop_path", "randaugment", "random_erasing", "mixup", "cutmix", "label_smoothing")
     weights = []
     for off in (("regularization=none",), [f"regularization.{knob}=0" for knob in knobs]):
